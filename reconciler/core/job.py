@@ -1,0 +1,138 @@
+"""What a manifest asks for, after loading: frozen, normalised, with one digest per meaning.
+
+The types mirror schemas/job.schema.json field by field; `load` is their only maker. Durations are seconds, memory is bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from reconciler.core.names import JobKey
+
+Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One command: a list is executed as it is, a string goes to `bash -lc`."""
+
+    argv: tuple[str, ...] | None = None
+    shell: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where the code comes from. `repo` is relative to the manifests' repository."""
+
+    repo: str = "."
+    ref: str = "HEAD"
+    dirty: bool = False
+    mode: Literal["archive", "files", "rsync"] = "archive"
+    files: tuple[str, ...] = ()
+    submodules: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """Hardware asked for. `min_chips` counts chips over all nodes; 0 is CPU mode; `chip` None with chips is any accelerator."""
+
+    chip: str | None = None
+    min_chips: int = 0
+    n_shards: int = 1
+    clusters: tuple[str, ...] = ()
+    exclude_clusters: tuple[str, ...] = ()
+    hosts: tuple[str, ...] = ()
+    time_s: int | None = None
+    mem_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SecretRef:
+    """Where a secret's value is found; the value itself is never here."""
+
+    kind: Literal["env", "file", "command", "kubernetes"]
+    target: str | tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Python:
+    """`uv sync` on the node when the shipped tree has a pyproject.toml."""
+
+    groups: tuple[str, ...] = ()
+    version: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Backoff:
+    initial_s: float = 10.0
+    max_s: float = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Restart:
+    """How often each cause may requeue; None is unlimited. Causes without a field (cancelled, fenced) never requeue."""
+
+    preemption: int | None = None
+    infrastructure: int | None = 10
+    failure: int | None = 3
+    timeout: int | None = 0
+    out_of_memory: int | None = 0
+    backoff: Backoff = Backoff()
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    dir: str | None = None
+    keep_on_delete: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class JobSpec:
+    """One job as desired. `normal` is the normalised document (defaults filled in) that digests and diffs are made of."""
+
+    key: JobKey
+    labels: Mapping[str, str]
+    generation: int
+    stages: tuple[Stage, ...]
+    job_key: str | None
+    config: Mapping[str, Json]
+    source: Source | None
+    request: Request
+    env: Mapping[str, str]
+    secrets: Mapping[str, SecretRef]
+    python: Python | None
+    setup: tuple[str, ...]
+    modules: tuple[str, ...]
+    checkpoint: Checkpoint
+    restart: Restart
+    on_change: Literal["replace", "hold"]
+    suspend: bool
+    deletion: Literal["cancel", "orphan"]
+    priority: int
+    depends_on: tuple[JobKey, ...]
+    ttl_s: int | None
+    grace_s: float
+    overrides: Mapping[str, Json]
+    normal: Mapping[str, Json] = field(hash=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Desired:
+    """One row of the desired state: all that a quiet pass needs; `spec` is decoded only when something must be done.
+
+    `digest` covers the job's key and every field whose change means another run (core/fields.py: effect `replace`);
+    `spec_digest` covers the whole normalised spec, so that an edit in place is noticed too.
+    """
+
+    key: JobKey
+    digest: str
+    spec_digest: str
+    generation: int
+    suspend: bool
+    priority: int
+    depends_on: tuple[JobKey, ...]
+    file: str
+    line: int
+    normal: Mapping[str, Json] = field(hash=False, repr=False)
