@@ -1,0 +1,309 @@
+"""What we remember of one job, and how each journal line changes it. Memory is the fold of the journal: replaying the
+lines gives the same value, which is how it is tested and how it is repaired."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from reconciler.core.cause import Cause
+from reconciler.core.names import JobKey
+from reconciler.core.phase import Phase
+from reconciler.core.run import Handle, Run
+
+
+@dataclass(frozen=True, slots=True)
+class Tombstone:
+    """How a generation of a job ended. It stays until the generation or the digest changes."""
+
+    phase: Phase
+    digest: str
+    generation: int
+    run_id: str
+    host: str
+    cause: Cause | None
+    exit_code: int | None
+    message: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """`run` is the attempt that may be alive: from its intent until its end was seen. `submitted` tells whether the submit
+    was settled; between intent and settling only looking helps. `stop` is why we asked it to end, `stop_at` when (our clock).
+    `spent` counts requeues per cause in this generation and digest; `unlucky` counts tries in a row without a lasting run.
+    """
+
+    job: JobKey
+    attempt: int = 0
+    run: Run | None = None
+    handle: Handle | None = None
+    submitted: bool = False
+    stop: Cause | None = None
+    stop_at: float = 0.0
+    stop_forced: bool = False
+    spent: Mapping[Cause, int] = field(default_factory=dict, hash=False)
+    unlucky: int = 0
+    not_before: float = 0.0
+    tombstone: Tombstone | None = None
+    last_end: str = ""
+    last_phase: Phase | None = None
+    last_host: str = ""
+    suspended: bool = False
+    cancelled: bool = False
+    pin: str | None = None
+    pin_for: tuple[str, int] | None = None
+
+    @property
+    def blank(self) -> bool:
+        """Nothing worth keeping is known."""
+        return self == Memory(self.job, attempt=self.attempt)
+
+
+# --- journal lines ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Launching:
+    """Intent to submit `run`. Written and durable before the submit."""
+
+    run: Run
+    requeue: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Launched:
+    """The submit was answered, or its result was seen: the run exists."""
+
+    run_id: str
+    handle: Handle
+    adopted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The submit definitely did not happen. `not_before` spaces out the next try; `final` holds the job for a person."""
+
+    run_id: str
+    message: str
+    not_before: float
+
+
+@dataclass(frozen=True, slots=True)
+class Unsettled:
+    """The submit, or the stop, may or may not have happened: the next pass looks."""
+
+    run_id: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stopping:
+    """Intent to stop the run. Written and durable before the signal."""
+
+    run_id: str
+    cause: Cause
+    forced: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Stopped:
+    """The host took the request to stop; the end itself is seen by a later census."""
+
+    run_id: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The run is over. `phase` is what the job is now; a tombstone is kept for final phases. `requeue` with `not_before`
+    when another attempt follows and its cause is paid from the budget."""
+
+    run_id: str
+    phase: Phase
+    cause: Cause | None
+    exit_code: int | None
+    message: str
+    requeue: bool
+    lasted: bool
+    not_before: float
+
+
+@dataclass(frozen=True, slots=True)
+class Adopted:
+    """A run that carries our mark was found and is ours to mind from now on."""
+
+    run: Run
+    handle: Handle | None
+
+
+@dataclass(frozen=True, slots=True)
+class Rebuilt:
+    """The final state of a job's newest run, read back from its host after the store was lost."""
+
+    run: Run
+    phase: Phase
+    cause: Cause | None
+    exit_code: int | None
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Edited:
+    """The spec changed in place; the run goes on."""
+
+    run_id: str
+    run: Run
+
+
+@dataclass(frozen=True, slots=True)
+class Requested:
+    """A person asked: cancel, suspend or resume."""
+
+    what: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Forgotten:
+    """We stop minding the job. `why` says whether it is gone, orphaned, or forgotten by hand."""
+
+    why: str
+
+
+Line = (
+    Launching
+    | Launched
+    | Refused
+    | Unsettled
+    | Stopping
+    | Stopped
+    | Ended
+    | Adopted
+    | Rebuilt
+    | Edited
+    | Requested
+    | Forgotten
+)
+
+
+def fold(memory: Memory, line: Line, at: float) -> Memory:
+    """Memory after one journal line. Total: a line about a run that is no longer the job's open one changes nothing."""
+    match line:
+        case Launching(run=run):
+            fresh = not _same_work(memory, run)
+            return replace(
+                memory,
+                attempt=max(memory.attempt, run.attempt),
+                run=run,
+                handle=None,
+                submitted=False,
+                stop=None,
+                stop_forced=False,
+                spent={} if fresh else memory.spent,
+                unlucky=0 if fresh else memory.unlucky,
+                tombstone=None,
+                cancelled=False,
+                pin=run.commit,
+                pin_for=(run.digest, run.generation),
+            )
+        case Adopted(run=run, handle=handle):
+            return replace(
+                memory,
+                attempt=max(memory.attempt, run.attempt),
+                run=run,
+                handle=handle,
+                submitted=True,
+                stop=None,
+                stop_forced=False,
+                spent={Cause(cause): count for cause, count in run.spent.items()},
+                tombstone=None,
+                pin=run.commit,
+                pin_for=(run.digest, run.generation),
+            )
+        case Rebuilt(run=run):
+            tombstone = Tombstone(
+                line.phase, run.digest, run.generation, run.run_id, run.host, line.cause, line.exit_code, line.message, at
+            )
+            return replace(
+                memory,
+                attempt=max(memory.attempt, run.attempt),
+                spent={Cause(cause): count for cause, count in run.spent.items()},
+                tombstone=tombstone if line.phase in (Phase.SUCCEEDED, Phase.FAILED, Phase.CANCELLED) else None,
+                last_end=line.message,
+                last_phase=line.phase,
+                last_host=run.host,
+                pin=run.commit,
+                pin_for=(run.digest, run.generation),
+            )
+        case Requested(what=what):
+            return replace(
+                memory,
+                suspended=what == "suspend" or (memory.suspended and what != "resume"),
+                cancelled=what == "cancel" or (memory.cancelled and what != "resume"),
+                not_before=0.0 if what == "resume" else memory.not_before,
+                unlucky=0 if what == "resume" else memory.unlucky,
+                tombstone=None if what == "resume" and _was_cancelled(memory) else memory.tombstone,
+            )
+        case Forgotten():
+            # The attempt number survives, so that a job which comes back never reuses a run id.
+            return Memory(memory.job, attempt=memory.attempt)
+    if memory.run is None or line.run_id != memory.run.run_id:
+        return memory
+    match line:
+        case Launched(handle=handle):
+            return replace(memory, handle=handle, submitted=True)
+        case Refused(message=message):
+            return replace(
+                memory,
+                run=None,
+                handle=None,
+                unlucky=memory.unlucky + 1,
+                not_before=line.not_before,
+                last_end=message,
+                last_phase=Phase.PENDING,
+                last_host=memory.run.host,
+            )
+        case Unsettled() | Stopped():
+            return memory
+        case Stopping(cause=cause):
+            return replace(memory, stop=cause, stop_at=at, stop_forced=line.forced)
+        case Edited(run=run):
+            return replace(memory, run=run)
+        case Ended():
+            return _ended(memory, memory.run, line, at)
+
+
+def _ended(memory: Memory, run: Run, line: Ended, at: float) -> Memory:
+    spent = dict(memory.spent)
+    if line.requeue and line.cause is not None:
+        spent[line.cause] = spent.get(line.cause, 0) + 1
+    tombstone = None
+    if line.phase in (Phase.SUCCEEDED, Phase.FAILED, Phase.CANCELLED):
+        tombstone = Tombstone(
+            line.phase, run.digest, run.generation, run.run_id, run.host, line.cause, line.exit_code, line.message, at
+        )
+    return replace(
+        memory,
+        run=None,
+        handle=None,
+        submitted=False,
+        stop=None,
+        stop_forced=False,
+        spent=spent,
+        unlucky=(0 if line.lasted else memory.unlucky) + 1 if line.requeue else 0,
+        not_before=line.not_before,
+        tombstone=tombstone,
+        last_end=line.message,
+        last_phase=line.phase,
+        last_host=run.host,
+        cancelled=False if tombstone else memory.cancelled,
+    )
+
+
+def _same_work(memory: Memory, run: Run) -> bool:
+    return memory.pin_for == (run.digest, run.generation)
+
+
+def _was_cancelled(memory: Memory) -> bool:
+    return memory.tombstone is not None and memory.tombstone.phase is Phase.CANCELLED
