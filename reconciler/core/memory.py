@@ -37,6 +37,7 @@ class Memory:
     job: JobKey
     attempt: int = 0
     run: Run | None = None
+    run_at: float = 0.0
     handle: Handle | None = None
     submitted: bool = False
     stop: Cause | None = None
@@ -138,17 +139,6 @@ class Adopted:
 
 
 @dataclass(frozen=True, slots=True)
-class Rebuilt:
-    """The final state of a job's newest run, read back from its host after the store was lost."""
-
-    run: Run
-    phase: Phase
-    cause: Cause | None
-    exit_code: int | None
-    message: str
-
-
-@dataclass(frozen=True, slots=True)
 class Edited:
     """The spec changed in place; the run goes on."""
 
@@ -180,7 +170,6 @@ Line = (
     | Stopped
     | Ended
     | Adopted
-    | Rebuilt
     | Edited
     | Requested
     | Forgotten
@@ -196,6 +185,7 @@ def fold(memory: Memory, line: Line, at: float) -> Memory:
                 memory,
                 attempt=max(memory.attempt, run.attempt),
                 run=run,
+                run_at=at,
                 handle=None,
                 submitted=False,
                 stop=None,
@@ -212,27 +202,13 @@ def fold(memory: Memory, line: Line, at: float) -> Memory:
                 memory,
                 attempt=max(memory.attempt, run.attempt),
                 run=run,
+                run_at=at,
                 handle=handle,
                 submitted=True,
                 stop=None,
                 stop_forced=False,
                 spent={Cause(cause): count for cause, count in run.spent.items()},
                 tombstone=None,
-                pin=run.commit,
-                pin_for=(run.digest, run.generation),
-            )
-        case Rebuilt(run=run):
-            tombstone = Tombstone(
-                line.phase, run.digest, run.generation, run.run_id, run.host, line.cause, line.exit_code, line.message, at
-            )
-            return replace(
-                memory,
-                attempt=max(memory.attempt, run.attempt),
-                spent={Cause(cause): count for cause, count in run.spent.items()},
-                tombstone=tombstone if line.phase in (Phase.SUCCEEDED, Phase.FAILED, Phase.CANCELLED) else None,
-                last_end=line.message,
-                last_phase=line.phase,
-                last_host=run.host,
                 pin=run.commit,
                 pin_for=(run.digest, run.generation),
             )

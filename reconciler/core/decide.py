@@ -1,0 +1,321 @@
+"""What to do about one job, from what is wanted, what is remembered and what is seen. Pure and total.
+
+`tend` minds the attempt that may be alive; `start` considers a new one. They are two functions because a pass tends all jobs
+before it starts any: a dependency that is seen to have finished lets its dependant start in the same pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+from reconciler.core.actions import Action, Start, Stop, Verb, Verdict, View
+from reconciler.core.cause import Cause
+from reconciler.core.diff import changes
+from reconciler.core.ending import judge
+from reconciler.core.job import Desired, JobSpec, Json
+from reconciler.core.memory import Adopted, Edited, Forgotten, Launched, Line, Memory, Refused, fold
+from reconciler.core.observation import Observation, Presence, Report, ReportStatus, Sighting
+from reconciler.core.phase import Phase
+from reconciler.core.run import Handle, Run
+from reconciler.core.solve import Placement, Unplaceable
+
+Decode = Callable[[Mapping[str, Json]], JobSpec]
+
+# How long past its grace a stopping run may take before it is ended without further grace: the supervisor's own KILL comes
+# first, so this is reached only when the supervisor is stuck or gone.
+STOP_MARGIN_S = 30.0
+
+# A launch command cut off on its way may still be starting on a busy host when we look. A run that is no longer wanted is let
+# go only after this long; one that is still wanted need not wait, because the same run sent twice is one run.
+LATE_START_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Tended:
+    """The first half of a verdict. `action` or `settled` end it; otherwise the job may start with `memory`."""
+
+    memory: Memory
+    lines: tuple[Line, ...]
+    view: View | None = None
+    action: Action | None = None
+
+
+def tend(
+    memory: Memory,
+    desired: Desired | None,
+    *,
+    frozen: bool,
+    prunable: bool,
+    stray: Sighting | None,
+    observation: Observation,
+    decode: Decode,
+    now: float,
+) -> Tended:
+    """Mind the attempt that may be alive: adopt, let go on, stop, or record its end.
+
+    `stray` is the newest run on any host that carries our mark for this job and is not the one in memory. `prunable` is false
+    when the source was not read completely: then a missing manifest proves nothing.
+    """
+    lines: list[Line] = []
+    action: Action | None = None
+    if memory.run is None and stray is not None and stray.run is not None and _adoptable(memory, desired, stray):
+        lines.append(Adopted(stray.run, stray.handle))
+        memory = fold(memory, lines[0], now)
+        if stray.alive:
+            message = f"attempt {stray.run.attempt} on {stray.run.host} carries our mark; it is minded from now on"
+            action = Action(Verb.ADOPT, memory.job, "FoundByMark", message, stray.run_id, stray.run.host)
+        stray = None
+    run = memory.run
+    if run is None:
+        return Tended(memory, tuple(lines), None, action)
+    seen = observation.look(run.host, run.run_id)
+    if seen.presence is Presence.UNKNOWN:
+        reason = "HostUnknown"
+        message = f"{run.host} cannot be asked: {seen.error}. Nothing is done about attempt {run.attempt} until it answers"
+        view = _view(memory, run, Phase.UNKNOWN, reason, message, frozen=frozen)
+        return Tended(memory, tuple(lines), view, _hold(memory, run, reason, message))
+    if seen.presence is Presence.PRESENT and not memory.submitted:
+        if seen.run is not None and seen.run.token != run.token:
+            reason = "OwnershipConflict"
+            message = f"run {run.run_id} on {run.host} was claimed by somebody else; `reconciler forget` or rename the job"
+            view = _view(memory, run, Phase.HELD, reason, message, frozen=frozen)
+            return Tended(memory, tuple(lines), view, _hold(memory, run, reason, message))
+        if seen.handle is not None:
+            settled = Launched(run.run_id, seen.handle, adopted=True)
+            lines.append(settled)
+            memory = fold(memory, settled, now)
+    if stray is not None and stray.run is not None and stray.alive and stray.handle is not None:
+        message = f"attempt {stray.run.attempt} on {stray.run.host} is alive beside attempt {run.attempt}; it is ended"
+        stop = Stop(stray.run, stray.handle, Cause.FENCED, 0.0)
+        action = Action(Verb.CANCEL, memory.job, "StrayAttempt", message, stray.run_id, stray.run.host, effect=stop)
+    if seen.presence is Presence.PRESENT and seen.alive:
+        verdict = _alive(memory, run, seen, desired, frozen=frozen, prunable=prunable, decode=decode, now=now)
+        lines.extend(verdict.lines)
+        return Tended(memory, tuple(lines), verdict.view, action or verdict.action)
+    if seen.presence is Presence.ABSENT and not memory.submitted and memory.stop is None:
+        return _never_started(memory, run, tuple(lines), desired, frozen=frozen, now=now)
+    spec = decode(desired.normal if desired is not None else run.normal)
+    ended = judge(run, memory, seen, spec.restart, now)
+    if desired is not None and (desired.digest, desired.generation) != (run.digest, run.generation) and ended.requeue:
+        # The spec has moved on: the next attempt is new work and pays from no budget of the old.
+        ended = replace(ended, requeue=False, phase=Phase.PENDING, not_before=0.0)
+    lines.append(ended)
+    return Tended(fold(memory, ended, now), tuple(lines), None, action)
+
+
+def _adoptable(memory: Memory, desired: Desired | None, stray: Sighting) -> bool:
+    assert stray.run is not None
+    if desired is None:
+        # Known and let go (forgotten, orphaned) stays let go. Never known and alive: ours by its mark, so it is minded, and
+        # then removed like anything else that nobody wants.
+        return stray.alive and memory.attempt == 0
+    return stray.alive or stray.run.attempt > memory.attempt
+
+
+def _never_started(
+    memory: Memory, run: Run, lines: tuple[Line, ...], desired: Desired | None, *, frozen: bool, now: float
+) -> Tended:
+    """The submit was never settled and a complete look shows nothing: it did not happen, or has not happened yet.
+
+    Submitting the same run again is safe, because a claim with the same token is the same run. When it is no longer wanted it
+    is let go; should it appear after all, its mark brings it back as a stray.
+    """
+    wanted = desired is not None and (desired.digest, desired.generation) == (run.digest, run.generation)
+    if wanted and not frozen and desired is not None and not desired.suspend and not memory.suspended and not memory.cancelled:
+        message = f"the launch of attempt {run.attempt} on {run.host} was cut short and left nothing; the same attempt is sent again"
+        verb = Verb.LAUNCH if run.attempt == 1 else Verb.REQUEUE
+        effect = Start(None, run.attempt, run.commit, again=run)
+        action = Action(verb, memory.job, "LaunchUnsettled", message, run.run_id, run.host, effect=effect)
+        return Tended(memory, lines, _view(memory, run, Phase.PENDING, "LaunchUnsettled", message), action)
+    if frozen:
+        message = f"the launch of attempt {run.attempt} is unsettled and the manifest is broken"
+        return Tended(memory, lines, _view(memory, run, Phase.HELD, "Frozen", message, frozen=True))
+    if now - memory.run_at < LATE_START_S:
+        message = f"the launch of attempt {run.attempt} on {run.host} was cut short and is no longer wanted; making sure that it does not start late"
+        return Tended(memory, lines, _view(memory, run, Phase.PENDING, "LaunchUnsettled", message))
+    why = "its launch never happened and it is no longer wanted"
+    line: Line = Forgotten(why) if desired is None else Refused(run.run_id, why, 0.0)
+    return Tended(fold(memory, line, now), (*lines, line))
+
+
+def _alive(
+    memory: Memory,
+    run: Run,
+    seen: Sighting,
+    desired: Desired | None,
+    *,
+    frozen: bool,
+    prunable: bool,
+    decode: Decode,
+    now: float,
+) -> Verdict:
+    report = seen.report
+    phase = Phase.PREPARING if report is None or report.status is ReportStatus.PREPARING else Phase.RUNNING
+    if frozen:
+        return Verdict(_view(memory, run, phase, "Frozen", "its manifest is broken; the run goes on untouched", report, frozen=True))
+    if memory.stop is not None:
+        return _stopping(memory, run, seen, decode, now)
+    if desired is None:
+        return _unwanted(memory, run, seen, phase, prunable=prunable, decode=decode)
+    if memory.cancelled:
+        return _stop(memory, run, seen, Verb.CANCEL, Cause.CANCELLED, "CancelRequested", "cancelled by request", decode)
+    if desired.suspend or memory.suspended:
+        why = "spec.suspend is true" if desired.suspend else "suspended by request"
+        return _stop(memory, run, seen, Verb.CANCEL, Cause.SUSPENDED, "Suspended", f"{why}; it checkpoints and stops", decode)
+    if (desired.digest, desired.generation) != (run.digest, run.generation):
+        found = changes(run.normal, desired.normal)
+        what = ", ".join(change.path for change in found[:3]) + ("…" if len(found) > 3 else "") or "spec.generation"
+        if decode(desired.normal).on_change == "hold":
+            message = f"{what} changed, and spec.on_change is hold: the live run goes on as it was launched"
+            return Verdict(_view(memory, run, phase, "ChangeHeld", message, report))
+        verdict = _stop(memory, run, seen, Verb.REPLACE, Cause.REPLACED, "SpecChanged", f"{what} changed", decode)
+        assert verdict.action is not None
+        return replace(verdict, action=replace(verdict.action, changes=found))
+    lines: tuple[Line, ...] = ()
+    if desired.spec_digest != run.spec_digest:
+        lines = (Edited(run.run_id, replace(run, spec_digest=desired.spec_digest, normal=desired.normal)),)
+    if phase is Phase.PREPARING:
+        detail = report.detail if report and report.detail else "being set up"
+        return Verdict(_view(memory, run, phase, "Preparing", f"{detail} on {run.host}", report), lines)
+    if not seen.supervised:
+        message = f"running on {run.host}, but its supervisor is gone: no heartbeat, and its exit code will not be known"
+        return Verdict(_view(memory, run, phase, "SupervisorLost", message, report), lines)
+    return Verdict(_view(memory, run, phase, "Running", f"running on {run.host}", report), lines)
+
+
+def _unwanted(
+    memory: Memory, run: Run, seen: Sighting, phase: Phase, *, prunable: bool, decode: Decode
+) -> Verdict:
+    if not prunable:
+        message = "no manifest was found, but the manifests could not all be read: nothing is removed"
+        return Verdict(_view(memory, run, phase, "SourceIncomplete", message, seen.report), (), _hold(memory, run, "SourceIncomplete", message))
+    if decode(run.normal).deletion == "orphan":
+        message = f"its manifest is gone and spec.deletion is orphan: the run on {run.host} goes on, unminded"
+        action = Action(Verb.FORGET, memory.job, "Orphaned", message, run.run_id, run.host, destructive=True)
+        return Verdict(_view(memory, run, phase, "Orphaned", message, seen.report), (), action)
+    verdict = _stop(memory, run, seen, Verb.DELETE, Cause.DELETED, "ManifestRemoved", "its manifest is gone", decode)
+    assert verdict.action is not None
+    return replace(verdict, action=replace(verdict.action, destructive=True))
+
+
+def _stopping(memory: Memory, run: Run, seen: Sighting, decode: Decode, now: float) -> Verdict:
+    assert memory.stop is not None
+    spec = decode(run.normal)
+    message = f"{memory.stop.value} on {run.host}; waiting for its processes to end"
+    overdue = now - memory.stop_at > (0.0 if memory.stop_forced else spec.grace_s) + STOP_MARGIN_S
+    if not seen.stopping or overdue:
+        # Either the signal never arrived (a crash between intent and effect) or it was not obeyed in time.
+        again = _stop(memory, run, seen, Verb.CANCEL, memory.stop, "StopAgain" if seen.stopping else "StopUnsettled", message, decode)
+        assert again.action is not None and isinstance(again.action.effect, Stop)
+        effect = replace(again.action.effect, forced=bool(seen.stopping))
+        return replace(again, action=replace(again.action, effect=effect))
+    return Verdict(_view(memory, run, Phase.TERMINATING, "Stopping", message, seen.report))
+
+
+def _stop(
+    memory: Memory, run: Run, seen: Sighting, verb: Verb, cause: Cause, reason: str, message: str, decode: Decode
+) -> Verdict:
+    handle = seen.handle or memory.handle or Handle(run.run_id, run.token, {})
+    effect = Stop(run, handle, cause, decode(run.normal).grace_s)
+    phase = Phase.TERMINATING if memory.stop else Phase.RUNNING
+    action = Action(verb, memory.job, reason, message, run.run_id, run.host, effect=effect)
+    return Verdict(_view(memory, run, phase, reason, message, seen.report), (), action)
+
+
+def _hold(memory: Memory, run: Run, reason: str, message: str) -> Action:
+    return Action(Verb.HOLD, memory.job, reason, message, run.run_id, run.host)
+
+
+def _view(
+    memory: Memory,
+    run: Run,
+    phase: Phase,
+    reason: str,
+    message: str,
+    report: Report | None = None,
+    *,
+    frozen: bool = False,
+) -> View:
+    pid = memory.handle.native.get("pid") if memory.handle else None
+    return View(
+        memory.job,
+        phase,
+        reason,
+        message,
+        host=run.host,
+        attempt=run.attempt,
+        run_id=run.run_id,
+        handle="" if pid is None else str(pid),
+        progress=report.progress if report else None,
+        checkpoint_step=report.checkpoint_step if report else None,
+        last_heartbeat=report.last_heartbeat if report else "",
+        frozen=frozen,
+    )
+
+
+# --- a new attempt ----------------------------------------------------------------------------------------------------
+
+
+def rest(memory: Memory, desired: Desired) -> View | None:
+    """The job's view when it has finished or is told to rest, else None: then it wants to start."""
+    stone = memory.tombstone
+    if stone is not None and (stone.digest, stone.generation) == (desired.digest, desired.generation):
+        reason = {Phase.SUCCEEDED: "Finished", Phase.CANCELLED: "Cancelled"}.get(stone.phase, "BudgetSpent")
+        message = stone.message
+        if stone.phase is not Phase.SUCCEEDED:
+            message += "; to run it again, raise spec.generation"
+        return View(
+            memory.job, stone.phase, reason, message, stone.host, memory.attempt, stone.run_id, exit_code=stone.exit_code
+        )
+    if memory.cancelled:
+        message = "cancelled by request before it ran; `reconciler resume` or a new generation starts it"
+        return View(memory.job, Phase.CANCELLED, "Cancelled", message, attempt=memory.attempt)
+    if desired.suspend or memory.suspended:
+        why = "spec.suspend is true" if desired.suspend else "suspended by request; `reconciler resume` starts it again"
+        return View(memory.job, Phase.SUSPENDED, "Suspended", why, memory.last_host, memory.attempt)
+    return None
+
+
+def launch(memory: Memory, desired: Desired, placement: Placement) -> Verdict:
+    """A new attempt at `placement`: a requeue when the same work ran before, else a launch."""
+    same = memory.pin_for == (desired.digest, desired.generation) and memory.attempt > 0
+    attempt = memory.attempt + 1
+    where = f"{placement.host}" + (f", {len(placement.gpus)} {placement.chip or 'chips'}" if placement.gpus else "")
+    if same and memory.last_end:
+        verb, reason, message = Verb.REQUEUE, "AttemptEnded", f"attempt {attempt} on {where}: the last one {_was(memory)}"
+    elif memory.attempt and not same:
+        verb, reason, message = Verb.LAUNCH, "NewSpec", f"attempt {attempt} on {where}: new spec or generation"
+    else:
+        verb, reason, message = Verb.LAUNCH, "New", f"on {where}"
+    effect = Start(placement, attempt, memory.pin if same else None)
+    action = Action(verb, desired.key, reason, message, host=placement.host, effect=effect)
+    view = View(desired.key, Phase.PENDING, reason, message, placement.host, attempt, next_try=0.0)
+    return Verdict(view, (), action)
+
+
+def wait(memory: Memory, desired: Desired, reason: str, message: str, *, held: bool = False, next_try: float = 0.0,
+         unplaceable: Unplaceable | None = None) -> Verdict:
+    """Not now: a view that says what is waited for, and a hold when a person has to do something."""
+    view = View(
+        desired.key,
+        Phase.HELD if held else _waiting_phase(memory),
+        reason,
+        message,
+        memory.last_host,
+        memory.attempt,
+        next_try=next_try,
+        passed_over=unplaceable.reasons if unplaceable else (),
+    )
+    action = Action(Verb.HOLD, desired.key, reason, message) if held else None
+    return Verdict(view, (), action)
+
+
+def _waiting_phase(memory: Memory) -> Phase:
+    if memory.last_phase in (Phase.PREEMPTED, Phase.LOST) and memory.tombstone is None:
+        return memory.last_phase
+    return Phase.PENDING
+
+
+def _was(memory: Memory) -> str:
+    return memory.last_end if len(memory.last_end) <= 160 else memory.last_end[:159] + "…"

@@ -1,0 +1,73 @@
+"""A run has ended: why, and does another attempt follow?"""
+
+from __future__ import annotations
+
+from reconciler.core.backoff import delay_s
+from reconciler.core.cause import IN_WORDS, Cause, budget
+from reconciler.core.job import Restart
+from reconciler.core.memory import Ended, Memory
+from reconciler.core.observation import Report, ReportStatus, Sighting
+from reconciler.core.phase import Phase
+from reconciler.core.run import Run
+
+# A run that wrote this many heartbeats, or reported a step, has done some work: its successor starts without the delay that
+# unlucky tries in a row have piled up.
+_SEQ_OF_A_LASTING_RUN = 5
+
+
+def judge(run: Run, memory: Memory, seen: Sighting, restart: Restart, now: float) -> Ended:
+    """What the end of `run` means for its job. `seen` is a sighting without living processes, or a proved absence.
+
+    An end that we asked for follows our reason, except that a run which finished first has finished. Everything else is paid
+    from the budget of its cause; a spent budget is Failed, with the cause in the sentence.
+    """
+    report = seen.report
+    if report is not None and report.status is ReportStatus.COMPLETED:
+        return _end(run, Phase.SUCCEEDED, None, 0, "finished")
+    asked = memory.stop or (report.cause if report is not None and report.status is ReportStatus.CANCELLED else None)
+    if asked is not None:
+        return _asked(run, asked, report)
+    cause, message = _accident(run, memory, seen)
+    exit_code = report.exit_code if report else None
+    limit, spent = budget(restart, cause), memory.spent.get(cause, 0)
+    if limit is not None and spent >= limit:
+        tail = f"; {spent} of {limit} requeues for this cause are spent" if limit else "; this cause is not requeued"
+        return _end(run, Phase.FAILED, cause, exit_code, message + tail)
+    lasted = report is not None and (report.seq >= _SEQ_OF_A_LASTING_RUN or bool(report.progress and report.progress.step))
+    tries = (0 if lasted else memory.unlucky) + 1
+    phase = {Cause.PREEMPTION: Phase.PREEMPTED, Cause.INFRASTRUCTURE: Phase.LOST}.get(cause, Phase.PENDING)
+    return Ended(
+        run.run_id,
+        phase,
+        cause,
+        exit_code,
+        message,
+        requeue=True,
+        lasted=lasted,
+        not_before=now + delay_s(restart.backoff, tries),
+    )
+
+
+def _asked(run: Run, asked: Cause, report: Report | None) -> Ended:
+    exit_code = report.exit_code if report else None
+    phase = {Cause.SUSPENDED: Phase.SUSPENDED, Cause.CANCELLED: Phase.CANCELLED, Cause.DELETED: Phase.CANCELLED}.get(
+        asked, Phase.PENDING
+    )
+    return _end(run, phase, asked, exit_code, f"{IN_WORDS[asked]} on request")
+
+
+def _accident(run: Run, memory: Memory, seen: Sighting) -> tuple[Cause, str]:
+    report = seen.report
+    if report is not None and report.status.final:
+        cause = report.cause or (Cause.PREEMPTION if report.status is ReportStatus.PREEMPTED else Cause.FAILURE)
+        return cause, report.message or f"{IN_WORDS[cause]} on {run.host}"
+    known = memory.handle.native.get("boot_id") if memory.handle else None
+    if isinstance(known, str) and seen.boot_id and known != seen.boot_id:
+        return Cause.INFRASTRUCTURE, f"{run.host} was restarted while the run was on it"
+    if report is None:
+        return Cause.INFRASTRUCTURE, f"its run directory on {run.host} is gone and no process is left"
+    return Cause.INFRASTRUCTURE, f"its processes on {run.host} are gone and left no final report"
+
+
+def _end(run: Run, phase: Phase, cause: Cause | None, exit_code: int | None, message: str) -> Ended:
+    return Ended(run.run_id, phase, cause, exit_code, message, requeue=False, lasted=True, not_before=0.0)

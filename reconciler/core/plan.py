@@ -1,0 +1,309 @@
+"""One pass, decided: what is wanted, remembered and seen in; actions, views and journal lines out. Pure and total."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+from reconciler.core.actions import Action, Start, Verb, Verdict, View
+from reconciler.core.decide import Decode, Tended, launch, rest, tend, wait
+from reconciler.core.errors import Problem
+from reconciler.core.job import Desired, Json
+from reconciler.core.memory import Forgotten, Line, Memory
+from reconciler.core.names import JobKey, digest_of
+from reconciler.core.observation import Gpu, Observation, Presence, Sighting
+from reconciler.core.phase import FINAL, Phase
+from reconciler.core.solve import HostView, Placement, Reservations, Unplaceable, place
+
+# A pass that would end more than this share of the live jobs is more likely a mistake than a wish.
+DELETE_SHARE_MAX = 0.25
+DELETE_COUNT_MIN = 2
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """All that a pass knows. `hosts` are in the solver's order. `unscanned` are hosts on which jobs may run that this store
+    has never looked at completely. `complete` tells that every manifest was read or its job is known to be frozen."""
+
+    desired: Mapping[JobKey, Desired] = field(hash=False)
+    frozen: Mapping[JobKey, Problem] = field(hash=False)
+    complete: bool
+    memories: Mapping[JobKey, Memory] = field(hash=False)
+    observation: Observation
+    hosts: tuple[HostView, ...]
+    owner: str
+    now: float
+    decode: Decode
+    chip_of: Callable[[Gpu], str | None]
+    unscanned: tuple[str, ...] = ()
+    delete_allowed: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why the safety guard stops a pass, and the flag that confirms it."""
+
+    message: str
+    flag: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """`actions` in the order they are shown and done: destructive ones last. `lines` are what memory learns from looking."""
+
+    actions: tuple[Action, ...]
+    views: tuple[View, ...]
+    lines: tuple[tuple[JobKey, Line], ...]
+    refusal: Refusal | None = None
+
+    @property
+    def effects(self) -> tuple[Action, ...]:
+        """Actions that do something: to the world, or to what we mind."""
+        return tuple(action for action in self.actions if action.verb is not Verb.HOLD)
+
+    @property
+    def digest(self) -> str:
+        """Identity of what would be done, without what changes from one look to the next (times, messages, free GPUs)."""
+        return digest_of([[a.verb, str(a.job), a.reason, a.run_id, a.host] for a in self.effects])
+
+    def counts(self) -> dict[str, int]:
+        """Number of actions per verb, zero included, in a fixed order."""
+        found = {verb.value: 0 for verb in Verb}
+        for action in self.actions:
+            found[action.verb.value] += 1
+        return found
+
+
+_ORDER = [Verb.ADOPT, Verb.REQUEUE, Verb.LAUNCH, Verb.HOLD, Verb.REPLACE, Verb.CANCEL, Verb.FORGET, Verb.DELETE]
+
+
+def plan(world: World) -> Plan:
+    """Decide every job once. Never raises for any combination of its inputs.
+
+    Holds for all inputs (tests/properties): at most one effect per job; no effect on a job whose host is UNKNOWN or whose
+    manifest is broken; nothing is deleted unless the source is complete; no accelerator is given twice.
+    """
+    strays = _strays(world)
+    tended: dict[JobKey, Tended] = {}
+    taken = Reservations()
+    for key in _keys(world, strays):
+        memory = world.memories.get(key) or Memory(key)
+        desired, stray = world.desired.get(key), strays.get(key)
+        if memory.run is None and stray is None:
+            tended[key] = Tended(memory, ())
+            continue
+        tended[key] = tend(
+            memory,
+            desired,
+            frozen=key in world.frozen,
+            prunable=world.complete,
+            stray=stray,
+            observation=world.observation,
+            decode=world.decode,
+            now=world.now,
+        )
+    _reserve(world, tended, taken)
+    verdicts = _settle(world, tended, taken)
+    actions = sorted(
+        (verdict.action for verdict in verdicts.values() if verdict.action is not None),
+        key=lambda action: (action.destructive, _ORDER.index(action.verb)),
+    )
+    lines = tuple((key, line) for key, verdict in verdicts.items() for line in verdict.lines)
+    views = tuple(verdicts[key].view for key in sorted(verdicts))
+    return Plan(tuple(actions), tuple(view for view in views if view is not None), lines, _guard(world, actions, tended))
+
+
+def _keys(world: World, strays: Mapping[JobKey, Sighting]) -> list[JobKey]:
+    return list({**dict.fromkeys(world.desired), **dict.fromkeys(world.memories), **dict.fromkeys(strays)})
+
+
+def _strays(world: World) -> dict[JobKey, Sighting]:
+    """Per job, the run with our mark that memory does not hold as the open one: a living one first, then the newest."""
+    found: dict[JobKey, Sighting] = {}
+    for census in world.observation.censuses.values():
+        for seen in census.sightings.values():
+            run = seen.run
+            if run is None or run.owner != world.owner or seen.presence is not Presence.PRESENT:
+                continue
+            memory = world.memories.get(run.job)
+            if memory is not None and memory.run is not None and memory.run.run_id == run.run_id:
+                continue
+            if not seen.alive and memory is not None and (memory.run is not None or run.attempt <= memory.attempt):
+                continue
+            best = found.get(run.job)
+            if best is None or (seen.alive, run.attempt) > (best.alive, best.run.attempt if best.run else 0):
+                found[run.job] = seen
+    return found
+
+
+def _reserve(world: World, tended: Mapping[JobKey, Tended], taken: Reservations) -> None:
+    """Count what runs now: every living run seen on a host, whoever owns it, and ours that cannot be seen or are on their way."""
+    counted: set[str] = set()
+    for host, census in world.observation.censuses.items():
+        for seen in census.sightings.values():
+            if seen.alive and seen.run is not None:
+                counted.add(seen.run_id)
+                taken.take(host, seen.run.gpus)
+    for state in tended.values():
+        run = state.memory.run
+        if run is not None and run.run_id not in counted:
+            taken.take(run.host, run.gpus)
+
+
+def _settle(world: World, tended: Mapping[JobKey, Tended], taken: Reservations) -> dict[JobKey, Verdict]:
+    """Each job's verdict; those that want to start are placed by priority, then by name."""
+    verdicts: dict[JobKey, Verdict] = {}
+    hungry: list[tuple[JobKey, Desired, Tended]] = []
+    for key, state in tended.items():
+        desired = world.desired.get(key)
+        if state.memory.run is not None or state.view is not None:
+            verdicts[key] = Verdict(state.view, state.lines, state.action)
+        elif desired is None:
+            verdicts[key] = _unmanifested(world, key, state)
+        else:
+            view = rest(state.memory, desired)
+            if view is not None:
+                verdicts[key] = Verdict(view, state.lines, state.action)
+            else:
+                hungry.append((key, desired, state))
+    for key, desired, state in sorted(hungry, key=lambda item: (-item[1].priority, item[0])):
+        verdict = _begin(world, desired, state.memory, tended, taken)
+        # One effect per job and pass: an adoption or a stray's end comes first, the start in the next pass.
+        action = state.action or verdict.action
+        verdicts[key] = replace(verdict, lines=(*state.lines, *verdict.lines), action=action)
+        if state.action is None and verdict.action is not None and isinstance(verdict.action.effect, Start):
+            placement = verdict.action.effect.placement
+            if placement is not None:
+                taken.take(placement.host, placement.gpus)
+    return verdicts
+
+
+def _unmanifested(world: World, key: JobKey, state: Tended) -> Verdict:
+    """No manifest and nothing alive: forget it, unless its manifest may merely be unreadable."""
+    problem = world.frozen.get(key)
+    if problem is not None or not world.complete:
+        stone = state.memory.tombstone
+        phase = stone.phase if stone is not None else Phase.HELD
+        why = f"its manifest is broken ({problem.file}:{problem.line})" if problem else "the manifests could not all be read"
+        return Verdict(
+            View(key, phase, "Frozen", why, attempt=state.memory.attempt, frozen=True), state.lines, state.action
+        )
+    if state.memory.blank:
+        return Verdict(None, state.lines, state.action)
+    return Verdict(None, (*state.lines, Forgotten("its manifest is gone and nothing of it runs")), state.action)
+
+
+def _begin(
+    world: World, desired: Desired, memory: Memory, tended: Mapping[JobKey, Tended], taken: Reservations
+) -> Verdict:
+    blocked = _dependencies(world, desired, tended)
+    if blocked is not None:
+        reason, message, held = blocked
+        return wait(memory, desired, reason, message, held=held)
+    if world.now < memory.not_before:
+        message = f"{memory.last_end}; the next try waits out the back-off"
+        return wait(memory, desired, "BackingOff", message, next_try=memory.not_before)
+    if memory.attempt == 0 and world.unscanned:
+        hosts = ", ".join(world.unscanned)
+        message = (
+            f"{hosts} has not been looked at since this state was created, so this job may already run there; "
+            f"it starts when {hosts} answers, or at once with --assume-empty {world.unscanned[0]}"
+        )
+        return wait(memory, desired, "HostNeverSeen", message, held=True)
+    request = world.decode(desired.normal).request
+    found = place(request, world.hosts, world.observation.censuses, taken, world.chip_of)
+    if isinstance(found, Unplaceable):
+        return wait(memory, desired, "Unplaceable", found.sentence, unplaceable=found)
+    return launch(memory, desired, found)
+
+
+def _dependencies(
+    world: World, desired: Desired, tended: Mapping[JobKey, Tended]
+) -> tuple[str, str, bool] | None:
+    """(reason, sentence, needs a person) for the first dependency that is not fulfilled, or None."""
+    for key in desired.depends_on:
+        wanted = world.desired.get(key)
+        if wanted is None:
+            why = "its manifest is broken" if key in world.frozen else "no manifest describes it"
+            return "DependencyMissing", f"waits for {key}, but {why}", True
+        if _reaches(world.desired, key, desired.key):
+            return "DependencyCycle", f"waits for {key}, which waits for this job", True
+        state = tended.get(key)
+        stone = state.memory.tombstone if state else None
+        if stone is not None and (stone.digest, stone.generation) == (wanted.digest, wanted.generation):
+            if stone.phase is Phase.SUCCEEDED:
+                continue
+            return "DependencyFailed", f"waits for {key}, which is {stone.phase}: {stone.message}", True
+        return "DependencyWaiting", f"waits for {key} to succeed", False
+    return None
+
+
+def _reaches(desired: Mapping[JobKey, Desired], start: JobKey, goal: JobKey) -> bool:
+    seen: set[JobKey] = set()
+    open_ = [start]
+    while open_:
+        key = open_.pop()
+        if key == goal:
+            return True
+        if key in seen or key not in desired:
+            continue
+        seen.add(key)
+        open_.extend(desired[key].depends_on)
+    return False
+
+
+def _guard(world: World, actions: Iterable[Action], tended: Mapping[JobKey, Tended]) -> Refusal | None:
+    """Refuse to remove more than a quarter of the live jobs (at least two), or all of them, unless confirmed by count."""
+    removals = [action for action in actions if action.destructive]
+    live = sum(
+        state.memory.run is not None and (state.memory.tombstone is None or state.memory.tombstone.phase not in FINAL)
+        for state in tended.values()
+    )
+    if not removals or world.delete_allowed == len(removals):
+        return None
+    many = len(removals) >= DELETE_COUNT_MIN and len(removals) > DELETE_SHARE_MAX * live
+    everything = len(removals) >= live and (len(removals) >= DELETE_COUNT_MIN or not world.desired)
+    if not many and not everything:
+        return None
+    names = ", ".join(str(action.job) for action in removals[:5]) + (", …" if len(removals) > 5 else "")
+    flag = f"--confirm-delete {len(removals)}"
+    return Refusal(
+        f"This would remove {len(removals)} of {live} live jobs ({names}). Nothing was done. If that is what you want, add {flag}",
+        flag,
+    )
+
+
+def plan_to_json(
+    made: Plan, *, exit_code: int, complete: bool, commit: str | None, dirty: bool, problems: Iterable[Problem]
+) -> dict[str, Json]:
+    """The document of `plan --json` and `plan -o` (schemas/plan.schema.json)."""
+    actions: list[Json] = [
+        {
+            "verb": action.verb.value,
+            "job": str(action.job),
+            "run_id": action.run_id,
+            "host": action.host,
+            "reason": action.reason,
+            "message": action.message,
+            "destructive": action.destructive,
+            "changes": [
+                {"path": c.path, "old": c.old, "new": c.new, "effect": c.effect.value} for c in action.changes
+            ],
+        }
+        for action in made.actions
+    ]
+    errors: list[Json] = [{"file": p.file, "line": p.line, "message": p.message} for p in problems]
+    counts: dict[str, Json] = dict(made.counts())
+    counts["frozen"] = sum(view.frozen for view in made.views)
+    counts["jobs"] = len(made.views)
+    return {
+        "version": 1,
+        "exit_code": exit_code,
+        "complete": complete,
+        "digest": made.digest,
+        "source": {"commit": commit, "dirty": dirty},
+        "actions": actions,
+        "errors": errors,
+        "summary": counts,
+        "refused": made.refusal.message if made.refusal else None,
+    }

@@ -1,0 +1,170 @@
+"""Where may a job run: the first host, in the user's order, that can hold all it asks for.
+
+Never gives fewer chips than asked, never gives one accelerator twice within a pass, and says for each host passed over which
+rule failed. Rules as in the original dispatcher's documentation: priority order, cluster allow and deny lists, configured chip
+counts, free accelerators by nvidia-smi; the busy rule is applied per accelerator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from reconciler.core.job import Request
+from reconciler.core.observation import Capacity, Census, Gpu
+
+
+@dataclass(frozen=True, slots=True)
+class HostView:
+    """What the solver needs to know of a host. `chips` is what the inventory grants per chip; empty means CPU only.
+
+    `slots` bounds CPU jobs at once. An accelerator counts as busy from `busy_mib` of used memory on.
+    """
+
+    name: str
+    kind: str
+    cluster: str
+    chips: Mapping[str, int] = field(hash=False)
+    slots: int | None = None
+    busy_mib: int = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """A host, and the accelerators taken there: uuids or indexes; () is CPU mode. `chip` is what they are, where known."""
+
+    host: str
+    gpus: tuple[str, ...]
+    chip: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Unplaceable:
+    """No host can take the job now. One (host, rule that failed) per host, in the order tried.
+
+    `blind` names hosts that could not be asked: they might have had room.
+    """
+
+    reasons: tuple[tuple[str, str], ...]
+    blind: tuple[str, ...] = ()
+
+    @property
+    def sentence(self) -> str:
+        if not self.reasons:
+            return "the inventory has no hosts"
+        return "; ".join(f"{host}: {why}" for host, why in self.reasons)
+
+
+@dataclass(slots=True)
+class Reservations:
+    """What is taken on each host, filled while a pass places one job after another: the one mutable thing in the solver."""
+
+    gpus: dict[str, set[str]] = field(default_factory=dict)
+    cpu_jobs: dict[str, int] = field(default_factory=dict)
+    unnamed: dict[str, int] = field(default_factory=dict)
+
+    def take(self, host: str, gpus: Sequence[str] | None) -> None:
+        """Count one run on `host`: its accelerators, or a CPU slot when it has none."""
+        if gpus:
+            self.gpus.setdefault(host, set()).update(gpus)
+        else:
+            self.cpu_jobs[host] = self.cpu_jobs.get(host, 0) + 1
+
+
+def place(
+    request: Request,
+    hosts: Iterable[HostView],
+    censuses: Mapping[str, Census],
+    taken: Reservations,
+    chip_of: Callable[[Gpu], str | None],
+) -> Placement | Unplaceable:
+    """The first host that can hold `request`, or the first failing rule of each.
+
+    `hosts` are in the user's order. `chip_of` maps a driver's product name to a chip key. Never raises; does not reserve:
+    the caller does, once it decides to launch.
+    """
+    reasons: list[tuple[str, str]] = []
+    blind: list[str] = []
+    for host in hosts:
+        why = _forbidden(request, host)
+        if why is None:
+            census = censuses.get(host.name)
+            if census is None or not census.complete or census.capacity is None:
+                why = f"cannot be asked: {census.error}" if census and census.error else "has not been asked"
+                blind.append(host.name)
+            else:
+                found = _fit(request, host, census.capacity, taken, chip_of)
+                if isinstance(found, Placement):
+                    return found
+                why = found
+        reasons.append((host.name, why))
+    return Unplaceable(tuple(reasons), tuple(blind))
+
+
+def candidates(request: Request, hosts: Iterable[HostView]) -> list[str]:
+    """Hosts that no fixed rule excludes, in order: those worth asking for what is free."""
+    return [host.name for host in hosts if _forbidden(request, host) is None]
+
+
+def _forbidden(request: Request, host: HostView) -> str | None:
+    """The first rule that no change of load can mend, or None."""
+    if host.kind not in ("local", "plain"):
+        return f"{host.kind} hosts are not driven by this version"
+    if request.hosts and host.name not in request.hosts:
+        return f"not among request.hosts ({', '.join(request.hosts)})"
+    if request.clusters and host.cluster not in request.clusters:
+        return f"its cluster {host.cluster} is not among request.clusters ({', '.join(request.clusters)})"
+    if host.cluster in request.exclude_clusters:
+        return f"its cluster {host.cluster} is in request.exclude_clusters"
+    if request.min_chips == 0:
+        return None
+    granted = _granted(request, host)
+    if granted == 0:
+        what = request.chip or "any chip"
+        return f"has no {what}" if host.chips else "has no chips in the inventory (CPU only)"
+    if granted < request.min_chips:
+        return f"has {granted} {request.chip or 'chips'}, {request.min_chips} asked"
+    return None
+
+
+def _granted(request: Request, host: HostView) -> int:
+    if request.chip is not None:
+        return max(0, host.chips.get(request.chip, 0))
+    return sum(count for count in host.chips.values() if count > 0)
+
+
+def _fit(
+    request: Request,
+    host: HostView,
+    capacity: Capacity,
+    taken: Reservations,
+    chip_of: Callable[[Gpu], str | None],
+) -> Placement | str:
+    if request.min_chips == 0:
+        slots = capacity.cpus if host.slots is None else host.slots
+        used = taken.cpu_jobs.get(host.name, 0)
+        if used >= slots:
+            return f"all {slots} slots for CPU jobs are in use"
+        return Placement(host.name, (), None)
+    if capacity.error:
+        return f"its accelerators cannot be read: {capacity.error}"
+    if capacity.gpus is None:
+        return "has no nvidia-smi to tell which accelerators are free"
+    ours = taken.gpus.get(host.name, set())
+    kinds = {gpu.ident: chip_of(gpu) for gpu in capacity.gpus}
+    right = [gpu for gpu in capacity.gpus if request.chip is None or kinds[gpu.ident] == request.chip]
+    if len(right) < request.min_chips:
+        seen = ", ".join(sorted({gpu.name for gpu in capacity.gpus})) or "none"
+        return f"nvidia-smi shows {len(right)} {request.chip or 'accelerators'}, {request.min_chips} asked (it has: {seen})"
+    # The inventory's count is a grant: of 8 accelerators with `h100: 4`, ours may hold 4 at a time.
+    room = _granted(request, host) - sum(gpu.ident in ours for gpu in right)
+    free = [gpu for gpu in right if gpu.ident not in ours and gpu.used_mib < host.busy_mib]
+    if min(room, len(free)) < request.min_chips:
+        busy = sum(gpu.used_mib >= host.busy_mib and gpu.ident not in ours for gpu in right)
+        return (
+            f"{min(max(room, 0), len(free))} of {len(right)} {request.chip or 'accelerators'} free, {request.min_chips} asked "
+            f"({len(ours & {gpu.ident for gpu in right})} held by our jobs, {busy} busy with {host.busy_mib} MiB or more)"
+        )
+    chosen = free[: request.min_chips]
+    chips = {kinds[gpu.ident] for gpu in chosen}
+    return Placement(host.name, tuple(gpu.ident for gpu in chosen), request.chip or (chips.pop() if len(chips) == 1 else None))
