@@ -72,13 +72,17 @@ def tend(
     seen = observation.look(run.host, run.run_id)
     if seen.presence is Presence.UNKNOWN:
         reason = "HostUnknown"
-        message = f"{run.host} cannot be asked: {seen.error}. Nothing is done about attempt {run.attempt} until it answers"
+        message = (
+            f"{run.host} cannot be asked: {seen.error}. Nothing is done about attempt {run.attempt} until it answers"
+        )
         view = _view(memory, run, Phase.UNKNOWN, reason, message, frozen=frozen)
         return Tended(memory, tuple(lines), view, _hold(memory, run, reason, message))
     if seen.presence is Presence.PRESENT and not memory.submitted:
         if seen.run is not None and seen.run.token != run.token:
             reason = "OwnershipConflict"
-            message = f"run {run.run_id} on {run.host} was claimed by somebody else; `reconciler forget` or rename the job"
+            message = (
+                f"run {run.run_id} on {run.host} was claimed by somebody else; `reconciler forget` or rename the job"
+            )
             view = _view(memory, run, Phase.HELD, reason, message, frozen=frozen)
             return Tended(memory, tuple(lines), view, _hold(memory, run, reason, message))
         if seen.handle is not None:
@@ -122,7 +126,14 @@ def _never_started(
     is let go; should it appear after all, its mark brings it back as a stray.
     """
     wanted = desired is not None and (desired.digest, desired.generation) == (run.digest, run.generation)
-    if wanted and not frozen and desired is not None and not desired.suspend and not memory.suspended and not memory.cancelled:
+    if (
+        wanted
+        and not frozen
+        and desired is not None
+        and not desired.suspend
+        and not memory.suspended
+        and not memory.cancelled
+    ):
         message = f"the launch of attempt {run.attempt} on {run.host} was cut short and left nothing; the same attempt is sent again"
         verb = Verb.LAUNCH if run.attempt == 1 else Verb.REQUEUE
         effect = Start(None, run.attempt, run.commit, again=run)
@@ -153,7 +164,11 @@ def _alive(
     report = seen.report
     phase = Phase.PREPARING if report is None or report.status is ReportStatus.PREPARING else Phase.RUNNING
     if frozen:
-        return Verdict(_view(memory, run, phase, "Frozen", "its manifest is broken; the run goes on untouched", report, frozen=True))
+        return Verdict(
+            _view(
+                memory, run, phase, "Frozen", "its manifest is broken; the run goes on untouched", report, frozen=True
+            )
+        )
     if memory.stop is not None:
         return _stopping(memory, run, seen, decode, now)
     if desired is None:
@@ -162,7 +177,9 @@ def _alive(
         return _stop(memory, run, seen, Verb.CANCEL, Cause.CANCELLED, "CancelRequested", "cancelled by request", decode)
     if desired.suspend or memory.suspended:
         why = "spec.suspend is true" if desired.suspend else "suspended by request"
-        return _stop(memory, run, seen, Verb.CANCEL, Cause.SUSPENDED, "Suspended", f"{why}; it checkpoints and stops", decode)
+        return _stop(
+            memory, run, seen, Verb.CANCEL, Cause.SUSPENDED, "Suspended", f"{why}; it checkpoints and stops", decode
+        )
     if (desired.digest, desired.generation) != (run.digest, run.generation):
         found = changes(run.normal, desired.normal)
         what = ", ".join(change.path for change in found[:3]) + ("…" if len(found) > 3 else "") or "spec.generation"
@@ -179,17 +196,21 @@ def _alive(
         detail = report.detail if report and report.detail else "being set up"
         return Verdict(_view(memory, run, phase, "Preparing", f"{detail} on {run.host}", report), lines)
     if not seen.supervised:
-        message = f"running on {run.host}, but its supervisor is gone: no heartbeat, and its exit code will not be known"
+        message = (
+            f"running on {run.host}, but its supervisor is gone: no heartbeat, and its exit code will not be known"
+        )
         return Verdict(_view(memory, run, phase, "SupervisorLost", message, report), lines)
     return Verdict(_view(memory, run, phase, "Running", f"running on {run.host}", report), lines)
 
 
-def _unwanted(
-    memory: Memory, run: Run, seen: Sighting, phase: Phase, *, prunable: bool, decode: Decode
-) -> Verdict:
+def _unwanted(memory: Memory, run: Run, seen: Sighting, phase: Phase, *, prunable: bool, decode: Decode) -> Verdict:
     if not prunable:
         message = "no manifest was found, but the manifests could not all be read: nothing is removed"
-        return Verdict(_view(memory, run, phase, "SourceIncomplete", message, seen.report), (), _hold(memory, run, "SourceIncomplete", message))
+        return Verdict(
+            _view(memory, run, phase, "SourceIncomplete", message, seen.report),
+            (),
+            _hold(memory, run, "SourceIncomplete", message),
+        )
     if decode(run.normal).deletion == "orphan":
         message = f"its manifest is gone and spec.deletion is orphan: the run on {run.host} goes on, unminded"
         action = Action(Verb.FORGET, memory.job, "Orphaned", message, run.run_id, run.host, destructive=True)
@@ -206,7 +227,16 @@ def _stopping(memory: Memory, run: Run, seen: Sighting, decode: Decode, now: flo
     overdue = now - memory.stop_at > (0.0 if memory.stop_forced else spec.grace_s) + STOP_MARGIN_S
     if not seen.stopping or overdue:
         # Either the signal never arrived (a crash between intent and effect) or it was not obeyed in time.
-        again = _stop(memory, run, seen, Verb.CANCEL, memory.stop, "StopAgain" if seen.stopping else "StopUnsettled", message, decode)
+        again = _stop(
+            memory,
+            run,
+            seen,
+            Verb.CANCEL,
+            memory.stop,
+            "StopAgain" if seen.stopping else "StopUnsettled",
+            message,
+            decode,
+        )
         assert again.action is not None and isinstance(again.action.effect, Stop)
         effect = replace(again.action.effect, forced=bool(seen.stopping))
         return replace(again, action=replace(again.action, effect=effect))
@@ -266,7 +296,14 @@ def rest(memory: Memory, desired: Desired) -> View | None:
         if stone.phase is not Phase.SUCCEEDED:
             message += "; to run it again, raise spec.generation"
         return View(
-            memory.job, stone.phase, reason, message, stone.host, memory.attempt, stone.run_id, exit_code=stone.exit_code
+            memory.job,
+            stone.phase,
+            reason,
+            message,
+            stone.host,
+            memory.attempt,
+            stone.run_id,
+            exit_code=stone.exit_code,
         )
     if memory.cancelled:
         message = "cancelled by request before it ran; `reconciler resume` or a new generation starts it"
@@ -283,7 +320,11 @@ def launch(memory: Memory, desired: Desired, placement: Placement) -> Verdict:
     attempt = memory.attempt + 1
     where = f"{placement.host}" + (f", {len(placement.gpus)} {placement.chip or 'chips'}" if placement.gpus else "")
     if same and memory.last_end:
-        verb, reason, message = Verb.REQUEUE, "AttemptEnded", f"attempt {attempt} on {where}: the last one {_was(memory)}"
+        verb, reason, message = (
+            Verb.REQUEUE,
+            "AttemptEnded",
+            f"attempt {attempt} on {where}: the last one {_was(memory)}",
+        )
     elif memory.attempt and not same:
         verb, reason, message = Verb.LAUNCH, "NewSpec", f"attempt {attempt} on {where}: new spec or generation"
     else:
@@ -294,8 +335,16 @@ def launch(memory: Memory, desired: Desired, placement: Placement) -> Verdict:
     return Verdict(view, (), action)
 
 
-def wait(memory: Memory, desired: Desired, reason: str, message: str, *, held: bool = False, next_try: float = 0.0,
-         unplaceable: Unplaceable | None = None) -> Verdict:
+def wait(
+    memory: Memory,
+    desired: Desired,
+    reason: str,
+    message: str,
+    *,
+    held: bool = False,
+    next_try: float = 0.0,
+    unplaceable: Unplaceable | None = None,
+) -> Verdict:
     """Not now: a view that says what is waited for, and a hold when a person has to do something."""
     view = View(
         desired.key,

@@ -33,7 +33,9 @@ def judge(run: Run, memory: Memory, seen: Sighting, restart: Restart, now: float
     if limit is not None and spent >= limit:
         tail = f"; {spent} of {limit} requeues for this cause are spent" if limit else "; this cause is not requeued"
         return _end(run, Phase.FAILED, cause, exit_code, message + tail)
-    lasted = report is not None and (report.seq >= _SEQ_OF_A_LASTING_RUN or bool(report.progress and report.progress.step))
+    lasted = report is not None and (
+        report.seq >= _SEQ_OF_A_LASTING_RUN or bool(report.progress and report.progress.step)
+    )
     tries = (0 if lasted else memory.unlucky) + 1
     phase = {Cause.PREEMPTION: Phase.PREEMPTED, Cause.INFRASTRUCTURE: Phase.LOST}.get(cause, Phase.PENDING)
     return Ended(

@@ -162,17 +162,7 @@ class Forgotten:
 
 
 Line = (
-    Launching
-    | Launched
-    | Refused
-    | Unsettled
-    | Stopping
-    | Stopped
-    | Ended
-    | Adopted
-    | Edited
-    | Requested
-    | Forgotten
+    Launching | Launched | Refused | Unsettled | Stopping | Stopped | Ended | Adopted | Edited | Requested | Forgotten
 )
 
 

@@ -28,9 +28,7 @@ FINAL = frozenset({Phase.SUCCEEDED, Phase.FAILED, Phase.CANCELLED})
 BETWEEN = frozenset({Phase.PENDING, Phase.HELD, Phase.PREEMPTED, Phase.LOST, Phase.SUSPENDED})
 """No attempt is alive and one may start when its time comes."""
 
-LIVE = frozenset(
-    {Phase.PROVISIONING, Phase.QUEUED, Phase.PREPARING, Phase.RUNNING, Phase.TERMINATING, Phase.UNKNOWN}
-)
+LIVE = frozenset({Phase.PROVISIONING, Phase.QUEUED, Phase.PREPARING, Phase.RUNNING, Phase.TERMINATING, Phase.UNKNOWN})
 """An attempt is alive, or we cannot prove that it is not."""
 
 _P = Phase

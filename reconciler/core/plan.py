@@ -13,7 +13,7 @@ from reconciler.core.memory import Forgotten, Line, Memory
 from reconciler.core.names import JobKey, digest_of
 from reconciler.core.observation import Gpu, Observation, Presence, Sighting
 from reconciler.core.phase import FINAL, Phase
-from reconciler.core.solve import HostView, Placement, Reservations, Unplaceable, place
+from reconciler.core.solve import HostView, Reservations, Unplaceable, place
 
 # A pass that would end more than this share of the live jobs is more likely a mistake than a wish.
 DELETE_SHARE_MAX = 0.25
@@ -110,7 +110,9 @@ def plan(world: World) -> Plan:
     )
     lines = tuple((key, line) for key, verdict in verdicts.items() for line in verdict.lines)
     views = tuple(verdicts[key].view for key in sorted(verdicts))
-    return Plan(tuple(actions), tuple(view for view in views if view is not None), lines, _guard(world, actions, tended))
+    return Plan(
+        tuple(actions), tuple(view for view in views if view is not None), lines, _guard(world, actions, tended)
+    )
 
 
 def _keys(world: World, strays: Mapping[JobKey, Sighting]) -> list[JobKey]:
@@ -184,7 +186,11 @@ def _unmanifested(world: World, key: JobKey, state: Tended) -> Verdict:
     if problem is not None or not world.complete:
         stone = state.memory.tombstone
         phase = stone.phase if stone is not None else Phase.HELD
-        why = f"its manifest is broken ({problem.file}:{problem.line})" if problem else "the manifests could not all be read"
+        why = (
+            f"its manifest is broken ({problem.file}:{problem.line})"
+            if problem
+            else "the manifests could not all be read"
+        )
         return Verdict(
             View(key, phase, "Frozen", why, attempt=state.memory.attempt, frozen=True), state.lines, state.action
         )
@@ -217,9 +223,7 @@ def _begin(
     return launch(memory, desired, found)
 
 
-def _dependencies(
-    world: World, desired: Desired, tended: Mapping[JobKey, Tended]
-) -> tuple[str, str, bool] | None:
+def _dependencies(world: World, desired: Desired, tended: Mapping[JobKey, Tended]) -> tuple[str, str, bool] | None:
     """(reason, sentence, needs a person) for the first dependency that is not fulfilled, or None."""
     for key in desired.depends_on:
         wanted = world.desired.get(key)
@@ -286,9 +290,7 @@ def plan_to_json(
             "reason": action.reason,
             "message": action.message,
             "destructive": action.destructive,
-            "changes": [
-                {"path": c.path, "old": c.old, "new": c.new, "effect": c.effect.value} for c in action.changes
-            ],
+            "changes": [{"path": c.path, "old": c.old, "new": c.new, "effect": c.effect.value} for c in action.changes],
         }
         for action in made.actions
     ]

@@ -167,4 +167,6 @@ def _fit(
         )
     chosen = free[: request.min_chips]
     chips = {kinds[gpu.ident] for gpu in chosen}
-    return Placement(host.name, tuple(gpu.ident for gpu in chosen), request.chip or (chips.pop() if len(chips) == 1 else None))
+    return Placement(
+        host.name, tuple(gpu.ident for gpu in chosen), request.chip or (chips.pop() if len(chips) == 1 else None)
+    )

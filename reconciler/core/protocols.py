@@ -1,0 +1,192 @@
+"""The seams of the reconciler on one page: Backend, Store, and the small ports (clock, ids)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar, Protocol
+
+from reconciler.core.job import JobSpec, Json
+from reconciler.core.memory import Line, Memory
+from reconciler.core.names import JobKey
+from reconciler.core.observation import Census
+from reconciler.core.run import Handle, Run
+from reconciler.core.secret import Secret
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a backend can do beyond the required verbs. `batch_max`: runs in one submit."""
+
+    accelerators: bool = True
+    interactive: bool = True
+    batch_max: int = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """Code on the host, ready to be unpacked: a checked archive (`object`, `sha256`), or a directory kept by rsync."""
+
+    object: str = ""
+    sha256: str = ""
+    directory: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What rendering needs beside the run: resolved at acting time, never remembered. `secrets` stay wrapped to the last."""
+
+    spec: JobSpec
+    tree: Tree | None
+    secrets: Mapping[str, Secret] = field(hash=False)
+    chip: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """One attempt as the backend will be told it. `body` is what `plan --show` prints: it holds no secret value."""
+
+    run: Run
+    body: Mapping[str, Json] = field(hash=False)
+    secrets: Mapping[str, Secret] = field(hash=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """The run exists. `repeated`: it existed before this call."""
+
+    handle: Handle
+    repeated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Declined:
+    """The run was definitely not started. `reason` is a stable word, `message` the sentence."""
+
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class LogCursor:
+    """A position in a run's log in bytes; negative counts from the end. `size_max` bounds the answer."""
+
+    offset: int = 0
+    size_max: int = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class LogChunk:
+    """`data` starts at `start`; `end` is the next cursor's offset; `rotated` tells that the log began anew."""
+
+    data: bytes
+    start: int
+    end: int
+    rotated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What one observation asks: runs known by handle, whether to walk every run ever claimed, whether to ask what is free."""
+
+    known: Collection[Handle] = ()
+    scan: bool = False
+    probe: bool = False
+
+
+class Backend(Protocol):
+    """One host as a place where runs live. Owned by the host's lane: never called by two threads.
+
+    Raises the errors of core.errors. `observe` and `probe` never raise for an unreachable host: they return a census that is
+    not complete, with the reason.
+    """
+
+    capabilities: ClassVar[Capabilities]
+
+    def render(self, run: Run, facts: Facts) -> Submission:
+        """Pure: the same arguments give the same submission."""
+        ...
+
+    def deliver(self, submissions: Sequence[Submission], progress: Callable[[int, int], None] | None = None) -> None:
+        """Make sure that what the submissions need is on the host. Safe to repeat. `progress` gets (bytes done, bytes in all)."""
+        ...
+
+    def submit(self, submissions: Sequence[Submission]) -> Mapping[str, Accepted | Declined]:
+        """Start runs, by run id, in one call. The same run twice is the same job. A run missing from the answer, and any
+        exception but Unreachable, leave the outcome unknown: only looking settles it."""
+        ...
+
+    def observe(self, look: Look) -> Census:
+        """All sightings of this host, in one query."""
+        ...
+
+    def cancel(self, handle: Handle, *, reason: str, grace_s: float, force: bool = False) -> str:
+        """Ask a run to end, and return what happened in words. Already gone is success. Does not wait for the end."""
+        ...
+
+    def logs(self, handle: Handle, since: LogCursor) -> LogChunk:
+        """A piece of the run's output. Raises Rejected when it never wrote any."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One journal line as `history` shows it: when (our clock), who, for which commit of the manifests, in which pass."""
+
+    number: int
+    at: float
+    job: JobKey
+    line: Line
+    actor: str
+    commit: str
+    why: str
+
+
+class Store(Protocol):
+    """Journal and memory. Everything is durable when a method returns. Raises StoreError."""
+
+    def memories(self) -> Mapping[JobKey, Memory]:
+        """Every job known, as the fold of its lines."""
+        ...
+
+    def append(self, lines: Iterable[tuple[JobKey, Line]], *, commit: str, why: str = "") -> None:
+        """Write journal lines and fold them into memory, all in one transaction. Needs the lock; raises LockHeld without."""
+        ...
+
+    def history(self, job: JobKey | None = None, *, limit: int = 1000) -> Sequence[Entry]:
+        """Journal lines, oldest first."""
+        ...
+
+    def scanned(self) -> frozenset[str]:
+        """Hosts that were looked at completely since this store was created."""
+        ...
+
+    def mark_scanned(self, hosts: Iterable[str]) -> None:
+        """Remember complete looks."""
+        ...
+
+    def lock(self) -> None:
+        """Become the one writer, or raise LockHeld naming who is and until when."""
+        ...
+
+    def renew(self) -> None:
+        """Keep the lock for another term. Raises LockHeld when it was lost meanwhile: then no effect may follow."""
+        ...
+
+    def unlock(self) -> None:
+        """Give the lock back. Never raises for a lock that is not ours any more."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Clock(Protocol):
+    """Time as a port. `now` is seconds since the epoch on this machine; `sleep` returns early when told to stop."""
+
+    def now(self) -> float: ...
+
+    def sleep(self, seconds: float) -> None: ...

@@ -1,0 +1,182 @@
+"""Journal lines and memories as JSON, and back. Reading is lenient: a record this version cannot read is named, not guessed."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from reconciler.core.cause import Cause
+from reconciler.core.memory import (
+    Adopted,
+    Edited,
+    Ended,
+    Forgotten,
+    Launched,
+    Launching,
+    Line,
+    Memory,
+    Refused,
+    Requested,
+    Stopped,
+    Stopping,
+    Tombstone,
+    Unsettled,
+)
+from reconciler.core.names import JobKey
+from reconciler.core.phase import Phase
+from reconciler.core.run import Handle, run_from_json
+
+
+def dump_line(line: Line) -> tuple[str, str]:
+    """(kind, JSON body) of a journal line."""
+    body: dict[str, Any]
+    match line:
+        case Launching(run, requeue):
+            body = {"run": run.to_json(), "requeue": requeue}
+        case Launched(run_id, handle, adopted):
+            body = {"run_id": run_id, "handle": _handle(handle), "adopted": adopted}
+        case Refused(run_id, message, not_before):
+            body = {"run_id": run_id, "message": message, "not_before": not_before}
+        case Unsettled(run_id, message) | Stopped(run_id, message):
+            body = {"run_id": run_id, "message": message}
+        case Stopping(run_id, cause, forced):
+            body = {"run_id": run_id, "cause": cause.value, "forced": forced}
+        case Ended():
+            body = {
+                "run_id": line.run_id,
+                "phase": line.phase.value,
+                "cause": line.cause.value if line.cause else None,
+                "exit_code": line.exit_code,
+                "message": line.message,
+                "requeue": line.requeue,
+                "lasted": line.lasted,
+                "not_before": line.not_before,
+            }
+        case Adopted(run, found):
+            body = {"run": run.to_json(), "handle": _handle(found)}
+        case Edited(run_id, run):
+            body = {"run_id": run_id, "run": run.to_json()}
+        case Requested(what, why):
+            body = {"what": what, "why": why}
+        case Forgotten(why):
+            body = {"why": why}
+    return type(line).__name__, _json(body)
+
+
+def load_line(kind: str, text: str) -> Line:
+    """The inverse of `dump_line`. Raises KeyError, TypeError or ValueError for a record of another version."""
+    body = json.loads(text)
+    match kind:
+        case "Launching":
+            return Launching(run_from_json(body["run"]), body["requeue"])
+        case "Launched":
+            return Launched(body["run_id"], _unhandle(body["handle"]), body["adopted"])
+        case "Refused":
+            return Refused(body["run_id"], body["message"], body["not_before"])
+        case "Unsettled":
+            return Unsettled(body["run_id"], body["message"])
+        case "Stopped":
+            return Stopped(body["run_id"], body["message"])
+        case "Stopping":
+            return Stopping(body["run_id"], Cause(body["cause"]), body["forced"])
+        case "Ended":
+            return Ended(
+                body["run_id"],
+                Phase(body["phase"]),
+                Cause(body["cause"]) if body["cause"] else None,
+                body["exit_code"],
+                body["message"],
+                body["requeue"],
+                body["lasted"],
+                body["not_before"],
+            )
+        case "Adopted":
+            return Adopted(run_from_json(body["run"]), _unhandle(body["handle"]) if body["handle"] else None)
+        case "Edited":
+            return Edited(body["run_id"], run_from_json(body["run"]))
+        case "Requested":
+            return Requested(body["what"], body["why"])
+        case "Forgotten":
+            return Forgotten(body["why"])
+    raise ValueError(f"unknown kind of journal line {kind!r}")
+
+
+def dump_memory(memory: Memory) -> str:
+    """One job's memory as JSON; fields at their default are left out, so that 10,000 finished jobs stay small."""
+    body: dict[str, Any] = {"attempt": memory.attempt}
+    if memory.run is not None:
+        body["run"] = memory.run.to_json()
+        body["run_at"] = memory.run_at
+        body["submitted"] = memory.submitted
+        if memory.handle is not None:
+            body["handle"] = _handle(memory.handle)
+        if memory.stop is not None:
+            body["stop"] = [memory.stop.value, memory.stop_at, memory.stop_forced]
+    if memory.spent:
+        body["spent"] = {cause.value: count for cause, count in memory.spent.items()}
+    if memory.tombstone is not None:
+        stone = memory.tombstone
+        body["tombstone"] = [
+            stone.phase.value,
+            stone.digest,
+            stone.generation,
+            stone.run_id,
+            stone.host,
+            stone.cause.value if stone.cause else None,
+            stone.exit_code,
+            stone.message,
+            stone.at,
+        ]
+    for name in ("unlucky", "not_before", "last_end", "last_host", "suspended", "cancelled", "pin"):
+        value = getattr(memory, name)
+        if value:
+            body[name] = value
+    if memory.last_phase is not None:
+        body["last_phase"] = memory.last_phase.value
+    if memory.pin_for is not None:
+        body["pin_for"] = list(memory.pin_for)
+    return _json(body)
+
+
+def load_memory(job: JobKey, text: str) -> Memory:
+    """The inverse of `dump_memory`. Raises KeyError, TypeError or ValueError for a record of another version."""
+    body = json.loads(text)
+    stop = body.get("stop")
+    stone = body.get("tombstone")
+    pin_for = body.get("pin_for")
+    return Memory(
+        job,
+        attempt=body["attempt"],
+        run=run_from_json(body["run"]) if "run" in body else None,
+        run_at=body.get("run_at", 0.0),
+        handle=_unhandle(body["handle"]) if "handle" in body else None,
+        submitted=body.get("submitted", False),
+        stop=Cause(stop[0]) if stop else None,
+        stop_at=stop[1] if stop else 0.0,
+        stop_forced=stop[2] if stop else False,
+        spent={Cause(cause): count for cause, count in body.get("spent", {}).items()},
+        unlucky=body.get("unlucky", 0),
+        not_before=body.get("not_before", 0.0),
+        tombstone=Tombstone(Phase(stone[0]), *stone[1:5], Cause(stone[5]) if stone[5] else None, *stone[6:])
+        if stone
+        else None,
+        last_end=body.get("last_end", ""),
+        last_phase=Phase(body["last_phase"]) if "last_phase" in body else None,
+        last_host=body.get("last_host", ""),
+        suspended=body.get("suspended", False),
+        cancelled=body.get("cancelled", False),
+        pin=body.get("pin"),
+        pin_for=(pin_for[0], pin_for[1]) if pin_for else None,
+    )
+
+
+def _json(body: dict[str, Any]) -> str:
+    return json.dumps(body, separators=(",", ":"), ensure_ascii=True)
+
+
+def _handle(handle: Handle | None) -> dict[str, Any] | None:
+    return None if handle is None else {"run_id": handle.run_id, "token": handle.token, "native": dict(handle.native)}
+
+
+def _unhandle(body: dict[str, Any]) -> Handle:
+    return Handle(body["run_id"], body["token"], body["native"])
