@@ -91,6 +91,14 @@ class Refused:
 
 
 @dataclass(frozen=True, slots=True)
+class Deferred:
+    """No attempt was made: its code or a secret could not be had. `not_before` spaces out the next try."""
+
+    message: str
+    not_before: float
+
+
+@dataclass(frozen=True, slots=True)
 class Unsettled:
     """The submit, or the stop, may or may not have happened: the next pass looks."""
 
@@ -211,6 +219,8 @@ def fold(memory: Memory, line: Line, at: float) -> Memory:
                 unlucky=0 if what == "resume" else memory.unlucky,
                 tombstone=None if what == "resume" and _was_cancelled(memory) else memory.tombstone,
             )
+        case Deferred(message=message, not_before=not_before):
+            return replace(memory, unlucky=memory.unlucky + 1, not_before=not_before, last_end=message)
         case Forgotten():
             # The attempt number survives, so that a job which comes back never reuses a run id.
             return Memory(memory.job, attempt=memory.attempt)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Protocol
 
@@ -86,10 +86,18 @@ class LogChunk:
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
-    """What one observation asks: runs known by handle, whether to walk every run ever claimed, whether to ask what is free."""
+class Known:
+    """A run we remember. `handle` is None between intent and settling, or when it was adopted from a bare claim."""
 
-    known: Collection[Handle] = ()
+    run: Run
+    handle: Handle | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What one observation asks: the runs we know of, whether to walk every run ever claimed, whether to ask what is free."""
+
+    known: Collection[Known] = ()
     scan: bool = False
     probe: bool = False
 
@@ -107,10 +115,6 @@ class Backend(Protocol):
         """Pure: the same arguments give the same submission."""
         ...
 
-    def deliver(self, submissions: Sequence[Submission], progress: Callable[[int, int], None] | None = None) -> None:
-        """Make sure that what the submissions need is on the host. Safe to repeat. `progress` gets (bytes done, bytes in all)."""
-        ...
-
     def submit(self, submissions: Sequence[Submission]) -> Mapping[str, Accepted | Declined]:
         """Start runs, by run id, in one call. The same run twice is the same job. A run missing from the answer, and any
         exception but Unreachable, leave the outcome unknown: only looking settles it."""
@@ -120,11 +124,11 @@ class Backend(Protocol):
         """All sightings of this host, in one query."""
         ...
 
-    def cancel(self, handle: Handle, *, reason: str, grace_s: float, force: bool = False) -> str:
+    def cancel(self, known: Known, *, reason: str, grace_s: float, force: bool = False) -> str:
         """Ask a run to end, and return what happened in words. Already gone is success. Does not wait for the end."""
         ...
 
-    def logs(self, handle: Handle, since: LogCursor) -> LogChunk:
+    def logs(self, known: Known, since: LogCursor) -> LogChunk:
         """A piece of the run's output. Raises Rejected when it never wrote any."""
         ...
 
@@ -167,6 +171,10 @@ class Store(Protocol):
 
     def mark_scanned(self, hosts: Iterable[str]) -> None:
         """Remember complete looks."""
+        ...
+
+    def unmark_scanned(self, host: str) -> None:
+        """Look at everything on this host again: it has shown a claim that this store does not know."""
         ...
 
     def lock(self) -> None:

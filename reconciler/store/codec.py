@@ -8,6 +8,7 @@ from typing import Any
 from reconciler.core.cause import Cause
 from reconciler.core.memory import (
     Adopted,
+    Deferred,
     Edited,
     Ended,
     Forgotten,
@@ -56,6 +57,8 @@ def dump_line(line: Line) -> tuple[str, str]:
             body = {"run": run.to_json(), "handle": _handle(found)}
         case Edited(run_id, run):
             body = {"run_id": run_id, "run": run.to_json()}
+        case Deferred(message, not_before):
+            body = {"message": message, "not_before": not_before}
         case Requested(what, why):
             body = {"what": what, "why": why}
         case Forgotten(why):
@@ -94,6 +97,8 @@ def load_line(kind: str, text: str) -> Line:
             return Adopted(run_from_json(body["run"]), _unhandle(body["handle"]) if body["handle"] else None)
         case "Edited":
             return Edited(body["run_id"], run_from_json(body["run"]))
+        case "Deferred":
+            return Deferred(body["message"], body["not_before"])
         case "Requested":
             return Requested(body["what"], body["why"])
         case "Forgotten":

@@ -115,7 +115,7 @@ class SqliteStore:
         except sqlite3.Error as error:
             raise StoreError(f"The state in {self._path} cannot be written: {error}") from error
 
-    # --- memory and journal ---------------------------------------------------------------------------------------------
+    # --- memory and journal
 
     def memories(self) -> Mapping[JobKey, Memory]:
         """Every job known. Cached while this process is the only writer (SQLite's data_version tells)."""
@@ -151,7 +151,8 @@ class SqliteStore:
                 known[job] = changed[job] = fold(known.get(job) or Memory(job), line, at)
                 kind, body = dump_line(line)
                 self._db.execute(
-                    "INSERT INTO journal (at, job, kind, body, actor, source, why, epoch) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                    "INSERT INTO journal (at, job, kind, body, actor, source, why, epoch)"
+                    " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                     (at, str(job), kind, body, self._holder.actor, commit, why, epoch),
                 )
             self._db.executemany(
@@ -176,7 +177,7 @@ class SqliteStore:
             for number, at, name, kind, body, actor, source, why in reversed(rows)
         ]
 
-    # --- hosts ----------------------------------------------------------------------------------------------------------
+    # --- hosts
 
     def scanned(self) -> frozenset[str]:
         return frozenset(name for (name,) in self._db.execute("SELECT name FROM host"))
@@ -189,7 +190,13 @@ class SqliteStore:
             self._check_epoch()
             self._db.executemany("INSERT OR REPLACE INTO host VALUES (?, ?)", [(name, self._now()) for name in new])
 
-    # --- the lock -------------------------------------------------------------------------------------------------------
+    def unmark_scanned(self, host: str) -> None:
+        """Look at everything on this host again: it has shown a claim that this store does not know."""
+        with self._transaction():
+            self._check_epoch()
+            self._db.execute("DELETE FROM host WHERE name = ?", (host,))
+
+    # --- the lock
 
     def lock(self) -> None:
         """Become the one writer for LOCK_TERM_S; each holder gets a higher epoch, so a late one is noticed."""

@@ -1,0 +1,255 @@
+"""Carry out a plan: intent, effect, settle.
+
+All intents of a pass are one durable transaction, written before the first effect. Each host's effects run on its lane; their
+results are settled as they come back. A crash anywhere leaves an intent that the next pass resolves by looking.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+
+from reconciler.app.lanes import Lanes
+from reconciler.app.ports import Package, Ports, Progress
+from reconciler.core.actions import Action, Start, Stop, Verb
+from reconciler.core.backoff import delay_s
+from reconciler.core.errors import ReconcilerError, Retry
+from reconciler.core.job import Desired, JobSpec
+from reconciler.core.memory import (
+    Deferred,
+    Forgotten,
+    Launched,
+    Launching,
+    Line,
+    Memory,
+    Refused,
+    Stopped,
+    Stopping,
+    Unsettled,
+)
+from reconciler.core.names import JobKey, run_id
+from reconciler.core.plan import Plan
+from reconciler.core.protocols import Accepted, Declined, Facts, Known, Submission
+from reconciler.core.run import Run
+from reconciler.core.secret import Secret
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What became of one action, for people. `ok` is false when it did not happen or may not have happened."""
+
+    action: Action
+    ok: bool
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Ready:
+    """A start whose code and secrets are at hand."""
+
+    action: Action
+    run: Run
+    spec: JobSpec
+    package: Package
+    secrets: Mapping[str, Secret]
+    chip: str | None
+
+
+@dataclass(slots=True)
+class _HostWork:
+    stops: list[tuple[Action, Stop]] = field(default_factory=list)
+    starts: list[_Ready] = field(default_factory=list)
+
+
+def act(
+    made: Plan,
+    desired: Mapping[JobKey, Desired],
+    memories: Mapping[JobKey, Memory],
+    ports: Ports,
+    lanes: Lanes,
+    *,
+    commit: str,
+    why: str,
+    progress: Progress | None = None,
+    report: Callable[[Done], None] | None = None,
+) -> list[Done]:
+    """Do everything in `made`, at most one effect per job. Raises StoreError or LockHeld before any effect that could not
+    be recorded; errors of hosts are results."""
+    done: list[Done] = []
+
+    def note(item: Done) -> None:
+        done.append(item)
+        if report is not None:
+            report(item)
+
+    lines: list[tuple[JobKey, Line]] = list(made.lines)
+    work: dict[str, _HostWork] = {}
+    packages: dict[tuple[object, ...], Package] = {}
+    for action in made.actions:
+        match action.effect:
+            case Start() as start:
+                ready = _prepare(action, start, desired, memories, ports, packages)
+                if isinstance(ready, ReconcilerError):
+                    wait_s = delay_s(
+                        ports.decode(desired[action.job].normal).restart.backoff, _tries(memories, action.job)
+                    )
+                    lines.append((action.job, Deferred(ready.message, ports.clock.now() + wait_s)))
+                    note(Done(action, False, str(ready)))
+                    continue
+                lines.append((action.job, Launching(ready.run, action.verb is Verb.REQUEUE)))
+                work.setdefault(ready.run.host, _HostWork()).starts.append(ready)
+            case Stop() as stop:
+                if action.reason != "StrayAttempt":
+                    lines.append((action.job, Stopping(stop.run.run_id, stop.cause, stop.forced)))
+                work.setdefault(stop.run.host, _HostWork()).stops.append((action, stop))
+            case None if action.verb is Verb.FORGET:
+                lines.append((action.job, Forgotten(action.message)))
+                note(Done(action, True, action.message))
+            case None if action.verb is Verb.ADOPT:
+                note(Done(action, True, action.message))
+    ports.store.append(lines, commit=commit, why=why)
+    if not work:
+        return done
+    calls = {host: _on_lane(host, item, ports, progress) for host, item in work.items()}
+    for host, results in lanes.each(calls, tick=ports.store.renew):
+        settled, items = _settle(host, work[host], results, desired, memories, ports)
+        ports.store.append(settled, commit=commit, why=why)
+        for item in items:
+            note(item)
+    return done
+
+
+def _tries(memories: Mapping[JobKey, Memory], job: JobKey) -> int:
+    memory = memories.get(job)
+    return (memory.unlucky if memory else 0) + 1
+
+
+def _prepare(
+    action: Action,
+    start: Start,
+    desired: Mapping[JobKey, Desired],
+    memories: Mapping[JobKey, Memory],
+    ports: Ports,
+    packages: dict[tuple[object, ...], Package],
+) -> _Ready | ReconcilerError:
+    """Everything that can fail on this side, before any intent: the commit, the archive, the secrets."""
+    wanted = desired[action.job]
+    spec = ports.decode(start.again.normal if start.again else wanted.normal)
+    host = start.again.host if start.again else action.host
+    try:
+        key = (spec.source, start.pin)
+        if key not in packages:
+            packages[key] = ports.shipper.prepare(spec, start.pin)
+        package = packages[key]
+        secrets = ports.secrets(spec, host)
+    except ReconcilerError as error:
+        return error
+    if start.again is not None:
+        return _Ready(action, start.again, spec, package, secrets, spec.request.chip)
+    assert start.placement is not None
+    memory = memories.get(action.job) or Memory(action.job)
+    same = memory.pin_for == (wanted.digest, wanted.generation)
+    run = Run(
+        job=action.job,
+        run_id=run_id(action.job, wanted.digest, start.attempt),
+        attempt=start.attempt,
+        token=ports.token(),
+        digest=wanted.digest,
+        spec_digest=wanted.spec_digest,
+        generation=wanted.generation,
+        host=host,
+        owner=ports.owner,
+        gpus=start.placement.gpus,
+        commit=package.commit,
+        dirty=package.dirty,
+        spent={cause.value: count for cause, count in memory.spent.items()} if same else {},
+        normal=wanted.normal,
+    )
+    return _Ready(replace(action, run_id=run.run_id), run, spec, package, secrets, start.placement.chip)
+
+
+_Result = Accepted | Declined | ReconcilerError
+
+
+@dataclass(frozen=True, slots=True)
+class _Results:
+    stops: tuple[str | ReconcilerError, ...]
+    starts: Mapping[str, _Result]
+
+
+def _on_lane(host: str, work: _HostWork, ports: Ports, progress: Progress | None) -> Callable[[], _Results]:
+    """The work of one host: stops first, for they free what the starts need; then one submit for all starts."""
+
+    def call() -> _Results:
+        backend = ports.backends(host)
+        stops: list[str | ReconcilerError] = []
+        for _, stop in work.stops:
+            try:
+                known = Known(stop.run, stop.handle)
+                stops.append(backend.cancel(known, reason=stop.cause.value, grace_s=stop.grace_s, force=stop.forced))
+            except ReconcilerError as error:
+                stops.append(error)
+        starts: dict[str, _Result] = {}
+        submissions: list[Submission] = []
+        for ready in work.starts:
+            try:
+                tree = ports.shipper.deliver(host, ready.package, progress)
+                submissions.append(backend.render(ready.run, Facts(ready.spec, tree, ready.secrets, ready.chip)))
+            except ReconcilerError as error:
+                starts[ready.run.run_id] = Declined("undelivered", error.message)
+        for first in range(0, len(submissions), backend.capabilities.batch_max):
+            batch = submissions[first : first + backend.capabilities.batch_max]
+            try:
+                starts.update(backend.submit(batch))
+            except ReconcilerError as error:
+                starts.update({item.run.run_id: error for item in batch})
+        return _Results(tuple(stops), starts)
+
+    return call
+
+
+def _settle(
+    host: str,
+    work: _HostWork,
+    results: _Results | ReconcilerError,
+    desired: Mapping[JobKey, Desired],
+    memories: Mapping[JobKey, Memory],
+    ports: Ports,
+) -> tuple[list[tuple[JobKey, Line]], list[Done]]:
+    """Journal lines and reports for what one host's lane brought back."""
+    lines: list[tuple[JobKey, Line]] = []
+    items: list[Done] = []
+    for index, (action, stop) in enumerate(work.stops):
+        outcome = results if isinstance(results, ReconcilerError) else results.stops[index]
+        if isinstance(outcome, ReconcilerError):
+            lines.append((action.job, Unsettled(stop.run.run_id, outcome.message)))
+            items.append(Done(action, False, f"{outcome.message}; the next pass looks and asks again"))
+        else:
+            lines.append((action.job, Stopped(stop.run.run_id, outcome)))
+            items.append(Done(action, True, outcome))
+    for ready in work.starts:
+        run = ready.run
+        result: _Result | None = results if isinstance(results, ReconcilerError) else results.starts.get(run.run_id)
+        match result:
+            case Accepted(handle, repeated):
+                lines.append((run.job, Launched(run.run_id, handle)))
+                items.append(Done(ready.action, True, "was already there" if repeated else "started"))
+            case Declined(reason, message):
+                if reason in ("fenced", "claimed", "alive"):
+                    # The host knows an attempt that we do not: look at everything there before trying again.
+                    ports.store.unmark_scanned(host)
+                lines.append((run.job, Refused(run.run_id, message, _next_try(run, desired, memories, ports))))
+                items.append(Done(ready.action, False, message))
+            case ReconcilerError() as error if error.retry is not Retry.AFTER_LOOKING:
+                lines.append((run.job, Refused(run.run_id, error.message, _next_try(run, desired, memories, ports))))
+                items.append(Done(ready.action, False, str(error)))
+            case _:
+                said = result.message if isinstance(result, ReconcilerError) else f"{host} did not answer for this run"
+                lines.append((run.job, Unsettled(run.run_id, said)))
+                items.append(Done(ready.action, False, f"{said}; whether it started is seen at the next pass"))
+    return lines, items
+
+
+def _next_try(run: Run, desired: Mapping[JobKey, Desired], memories: Mapping[JobKey, Memory], ports: Ports) -> float:
+    spec = ports.decode(desired[run.job].normal if run.job in desired else run.normal)
+    return ports.clock.now() + delay_s(spec.restart.backoff, _tries(memories, run.job))

@@ -1,0 +1,247 @@
+"""One pass: read what is wanted, look at what is, plan, act. The same code serves `plan`, `apply`, `watch` and `status`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+from reconciler.app.act import Done, act
+from reconciler.app.lanes import Lanes
+from reconciler.app.ports import DesiredState, Ports, Progress
+from reconciler.core.decide import rest
+from reconciler.core.errors import ReconcilerError
+from reconciler.core.job import Desired
+from reconciler.core.memory import Memory
+from reconciler.core.names import JobKey
+from reconciler.core.observation import Census, Observation
+from reconciler.core.phase import Phase
+from reconciler.core.plan import Plan, World, plan
+from reconciler.core.protocols import Known, Look
+from reconciler.core.solve import candidates
+
+# A host that did not answer is left alone this long inside `watch`, so that a dead host costs one connect timeout a while, not
+# one a pass.
+COOL_DOWN_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the command line may say about a pass."""
+
+    assume_empty: frozenset[str] = frozenset()
+    delete_allowed: int | None = None
+    only: frozenset[JobKey] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """What one look showed and what would be done about it."""
+
+    state: DesiredState
+    world: World
+    plan: Plan
+    observed_at: Mapping[str, float] = field(hash=False)
+
+    @property
+    def partial(self) -> bool:
+        """Something is not as it is wanted and no action of this plan will mend it: exit 4."""
+        return bool(
+            self.state.problems
+            or not self.state.complete
+            or any(view.frozen or view.phase in _STUCK for view in self.plan.views)
+        )
+
+    @property
+    def moving(self) -> bool:
+        """A later pass will find something else without anybody's doing: a run is alive, a try is due, or a job waits."""
+        return any(view.phase in _MOVING for view in self.plan.views)
+
+
+_STUCK = frozenset({Phase.HELD, Phase.FAILED, Phase.UNKNOWN})
+_MOVING = frozenset(
+    {
+        Phase.PENDING,
+        Phase.PROVISIONING,
+        Phase.QUEUED,
+        Phase.PREPARING,
+        Phase.RUNNING,
+        Phase.PREEMPTED,
+        Phase.LOST,
+        Phase.TERMINATING,
+        Phase.UNKNOWN,
+    }
+)
+
+
+class Reconciler:
+    """Passes over one repository of manifests. Keeps connections, and what it saw last, from one pass to the next."""
+
+    def __init__(self, ports: Ports, options: Options | None = None) -> None:
+        self._ports = ports
+        self._options = options or Options()
+        self._lanes = Lanes()
+        self._observed_at: dict[str, float] = {}
+        self._cooling: dict[str, tuple[float, Census]] = {}
+
+    @property
+    def ports(self) -> Ports:
+        return self._ports
+
+    def look(self, *, tick: Callable[[], None] | None = None) -> Pass:
+        """Read, observe, plan; no effect but connections. Raises SourceError and StoreError."""
+        ports = self._ports
+        state = ports.source.read()
+        if self._options.only is not None:
+            state = _only(state, self._options.only, ports.store.memories())
+        memories = ports.store.memories()
+        if self._options.only is not None:
+            memories = {key: memory for key, memory in memories.items() if key in self._options.only}
+        unscanned = (
+            frozenset(view.name for view in ports.hosts if view.kind in ("local", "plain")) - ports.store.scanned()
+        )
+        hungry = _hungry(state.desired, memories)
+        looks = _looks(hungry, memories, unscanned, ports)
+        censuses = self._observe(looks, tick)
+        world = self._world(state, memories, unscanned, censuses)
+        made = plan(world)
+        # What ended in this look may be requeued now: ask the hosts that were not asked what is free there.
+        missing = {
+            host
+            for view in made.views
+            if view.reason == "Unplaceable"
+            for host, why in view.passed_over
+            if why == "has not been asked"
+        }
+        if missing:
+            more = {
+                host: Look(looks[host].known if host in looks else (), host in unscanned, probe=True)
+                for host in missing
+                if host not in censuses or censuses[host].complete
+            }
+            censuses |= self._observe(more, tick)
+            world = self._world(state, memories, unscanned, censuses)
+            made = plan(world)
+        return Pass(state, world, made, dict(self._observed_at))
+
+    def apply(
+        self,
+        seen: Pass,
+        *,
+        why: str,
+        progress: Progress | None = None,
+        report: Callable[[Done], None] | None = None,
+    ) -> list[Done]:
+        """Carry out a pass. The caller holds the lock. Raises StoreError; LockHeld when the lock was lost meanwhile."""
+        assert seen.plan.refusal is None
+        done = act(
+            seen.plan,
+            seen.world.desired,
+            seen.world.memories,
+            self._ports,
+            self._lanes,
+            commit=seen.state.commit or "",
+            why=why,
+            progress=progress,
+            report=report,
+        )
+        self._ports.store.mark_scanned(
+            name for name, census in seen.world.observation.censuses.items() if census.scanned and census.complete
+        )
+        return done
+
+    def close(self) -> None:
+        self._lanes.close()
+
+    # ---
+
+    def _world(
+        self,
+        state: DesiredState,
+        memories: Mapping[JobKey, Memory],
+        unscanned: Iterable[str],
+        censuses: Mapping[str, Census],
+    ) -> World:
+        blind = tuple(
+            host
+            for host in sorted(unscanned)
+            if host not in self._options.assume_empty and not (host in censuses and censuses[host].scanned)
+        )
+        return World(
+            desired=state.desired,
+            frozen=state.frozen,
+            complete=state.complete,
+            memories=memories,
+            observation=Observation(censuses),
+            hosts=self._ports.hosts,
+            owner=self._ports.owner,
+            now=self._ports.clock.now(),
+            decode=self._ports.decode,
+            chip_of=self._ports.chip_of,
+            unscanned=blind,
+            delete_allowed=self._options.delete_allowed,
+        )
+
+    def _observe(self, looks: Mapping[str, Look], tick: Callable[[], None] | None) -> dict[str, Census]:
+        now = self._ports.clock.now()
+        found: dict[str, Census] = {}
+        calls: dict[str, Callable[[], Census]] = {}
+        for host, look in looks.items():
+            cooling = self._cooling.get(host)
+            if cooling is not None and now < cooling[0]:
+                found[host] = cooling[1]
+            else:
+                calls[host] = _observation(self._ports, host, look)
+        for host, census in self._lanes.each(calls, tick=tick):
+            if isinstance(census, ReconcilerError):
+                census = Census(host, complete=False, error=str(census))  # noqa: PLW2901
+            found[host] = census
+            if census.complete:
+                self._observed_at[host] = self._ports.clock.now()
+                self._cooling.pop(host, None)
+            elif not census.sightings:
+                self._cooling[host] = (self._ports.clock.now() + COOL_DOWN_S, census)
+        return found
+
+
+def _observation(ports: Ports, host: str, look: Look) -> Callable[[], Census]:
+    return lambda: ports.backends(host).observe(look)
+
+
+def _hungry(desired: Mapping[JobKey, Desired], memories: Mapping[JobKey, Memory]) -> list[Desired]:
+    """Jobs that want to start, as far as memory alone can tell."""
+    found = []
+    for key, wanted in desired.items():
+        memory = memories.get(key)
+        if memory is None or (memory.run is None and rest(memory, wanted) is None):
+            found.append(wanted)
+    return found
+
+
+def _looks(
+    hungry: Iterable[Desired], memories: Mapping[JobKey, Memory], unscanned: frozenset[str], ports: Ports
+) -> dict[str, Look]:
+    """Which hosts to ask, and what: those with an open run, those never looked at, those a job could start on. A world in
+    which everything has finished asks nobody."""
+    known: dict[str, list[Known]] = {}
+    for memory in memories.values():
+        if memory.run is not None:
+            known.setdefault(memory.run.host, []).append(Known(memory.run, memory.handle))
+    probe: set[str] = set()
+    every = {view.name for view in ports.hosts}
+    for wanted in hungry:
+        if probe == every:
+            break
+        probe.update(candidates(ports.decode(wanted.normal).request, ports.hosts))
+    asked = (known.keys() | unscanned | probe) & every
+    return {host: Look(tuple(known.get(host, ())), host in unscanned, host in probe) for host in sorted(asked)}
+
+
+def _only(state: DesiredState, keys: frozenset[JobKey], memories: Mapping[JobKey, Memory]) -> DesiredState:
+    """The same state, seen through a selection: jobs outside it are neither started nor missed."""
+    wanted = {key: item for key, item in state.desired.items() if key in keys}
+    for key in list(wanted.values()):
+        for needed in key.depends_on:
+            memory = memories.get(needed)
+            if needed in state.desired and needed not in wanted and memory is not None:
+                wanted[needed] = state.desired[needed]
+    return replace(state, desired=wanted, frozen={key: item for key, item in state.frozen.items() if key in keys})
