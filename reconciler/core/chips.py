@@ -86,7 +86,9 @@ class TpuSlice:
     chips: int
 
 
-_ACCELERATOR = re.compile(r"v(?P<version>[0-9]+)(?P<flavour>[a-z]*)-(?:(?P<count>[0-9]+)|(?P<shape>[0-9]+(?:x[0-9]+)+))\Z")
+_ACCELERATOR = re.compile(
+    r"v(?P<version>[0-9]+)(?P<flavour>[a-z]*)-(?:(?P<count>[0-9]+)|(?P<shape>[0-9]+(?:x[0-9]+)+))\Z"
+)
 _TWO_CORES = frozenset({"tpu-v2", "tpu-v3", "tpu-v4", "tpu-v5p"})
 
 
