@@ -5,6 +5,7 @@ The types mirror schemas/job.schema.json field by field; `load` is their only ma
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -135,4 +136,10 @@ class Desired:
     depends_on: tuple[JobKey, ...]
     file: str
     line: int
-    normal: Mapping[str, Json] = field(hash=False, repr=False)
+    normal_json: str = field(hash=False, repr=False)
+
+    @property
+    def normal(self) -> dict[str, Json]:
+        """The normalised document, a fresh copy at each call. Kept as text: a quiet pass never reads it."""
+        document: dict[str, Json] = json.loads(self.normal_json)
+        return document

@@ -1,0 +1,231 @@
+"""The machines the user has, as typed values: clusters (shared paths) and hosts (where runs go). Pure.
+
+The fields are those of the seed's `~/.theseus.yaml`, which is read unchanged, plus a few of ours (docs/inventory.md tells
+which). `load.inventory` is the only maker. A credential is a `Secret` (it was written in the file) or a `SecretRef`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from reconciler.core.job import SecretRef
+from reconciler.core.secret import Secret
+
+Credential = Secret | SecretRef
+
+# Memory another program may use on a GPU before the GPU counts as busy (theseus dispatch: 100 MiB).
+BUSY_MIB = 100
+CONNECT_TIMEOUT_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """A JuiceFS file system to mount at the cluster's root. `url` holds a password."""
+
+    url: Credential
+    cache_size: str | None = None
+    cache_dir: str | None = None
+    all_squash: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """Paths that several hosts share. All are absolute, on the hosts."""
+
+    name: str
+    root: str
+    work: str
+    log: str
+    share: str
+    data: str
+    checkpoints: str
+    results: str
+    status: str
+    mount: Mount | None = None
+    uv_dir: str | None = None
+    wandb: Credential | None = None
+    wandb_entity: str | None = None
+    wandb_project: str | None = None
+    hf_token: Credential | None = None
+
+    @property
+    def secrets(self) -> dict[str, Credential]:
+        """Credentials that every run on the cluster gets, by the name of their variable."""
+        pairs = (("WANDB_API_KEY", self.wandb), ("HF_TOKEN", self.hf_token))
+        return {name: value for name, value in pairs if value is not None}
+
+    @property
+    def env(self) -> dict[str, str]:
+        """Plain variables that every run on the cluster gets; a host's `env` and the job's go over them."""
+        pairs = (
+            ("WANDB_ENTITY", self.wandb_entity),
+            ("WANDB_PROJECT", self.wandb_project),
+            ("UV_CACHE_DIR", self.uv_dir),
+        )
+        return {name: value for name, value in pairs if value is not None}
+
+
+@dataclass(frozen=True, slots=True)
+class LocalHost:
+    """This machine. `chips` None: look at the machine; `slots`: CPU jobs at once."""
+
+    name: str
+    cluster: str
+    slots: int
+    chips: Mapping[str, int] | None = None
+    busy_mib: int = BUSY_MIB
+    python: str | None = None
+    uv_groups: tuple[str, ...] = ()
+    env: Mapping[str, str] = field(default_factory=dict)
+    type: Literal["local"] = "local"
+
+
+@dataclass(frozen=True, slots=True)
+class PlainHost:
+    """A machine behind SSH without a scheduler. `chips` empty: CPU only. `slots` None: as many CPU jobs as it has CPUs."""
+
+    name: str
+    cluster: str
+    ssh: str
+    chips: Mapping[str, int] = field(default_factory=dict)
+    slots: int | None = None
+    transport: Literal["fabric", "openssh"] = "fabric"
+    connect_timeout_s: float = CONNECT_TIMEOUT_S
+    busy_mib: int = BUSY_MIB
+    python: str | None = None
+    uv_groups: tuple[str, ...] = ()
+    env: Mapping[str, str] = field(default_factory=dict)
+    type: Literal["plain"] = "plain"
+
+
+@dataclass(frozen=True, slots=True)
+class Partition:
+    """A Slurm partition that launches may go to; `default` ones are tried first."""
+
+    name: str
+    default: bool = False
+    constraint: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SlurmHost:
+    """A Slurm login node. `chips` caps what is asked for per chip; None: no cap. `mem` is Slurm's own notation."""
+
+    name: str
+    cluster: str
+    ssh: str
+    partitions: tuple[Partition, ...] = ()
+    cpu_partitions: tuple[Partition, ...] = ()
+    account: str | None = None
+    qos: str | None = None
+    mem: str | None = None
+    exclude: tuple[str, ...] = ()
+    chips: Mapping[str, int] | None = None
+    annotations: Mapping[str, str] = field(default_factory=dict)
+    transport: Literal["fabric", "openssh"] = "fabric"
+    connect_timeout_s: float = CONNECT_TIMEOUT_S
+    python: str | None = None
+    uv_groups: tuple[str, ...] = ()
+    env: Mapping[str, str] = field(default_factory=dict)
+    type: Literal["slurm"] = "slurm"
+
+
+@dataclass(frozen=True, slots=True)
+class TpuHost:
+    """A Cloud TPU VM; its name is the VM's. Empty text: the cloud's own default."""
+
+    name: str
+    cluster: str
+    zone: str = ""
+    project: str | None = None
+    accelerator_type: str = ""
+    version: str = ""
+    spot: bool = False
+    preemptible: bool = False
+    network: str | None = None
+    subnetwork: str | None = None
+    service_account: str | None = None
+    internal_ip: bool = False
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    uv_groups: tuple[str, ...] = ()
+    env: Mapping[str, str] = field(default_factory=dict)
+    type: Literal["tpu"] = "tpu"
+
+
+@dataclass(frozen=True, slots=True)
+class Toleration:
+    """One Kubernetes toleration, field by field (core/v1)."""
+
+    key: str | None = None
+    operator: str | None = None
+    value: str | None = None
+    effect: str | None = None
+    toleration_seconds: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class VolcanoHost:
+    """A Kubernetes cluster with Volcano. `chips` counts per node and its keys may be any label. Quantities are Kubernetes' text."""
+
+    name: str
+    cluster: str
+    namespace: str = "default"
+    queue: str = ""
+    image: str = ""
+    pvc_name: str = ""
+    pvc_mount_path: str = "/workspace"
+    service_account: str | None = None
+    node_selector: Mapping[str, str] = field(default_factory=dict)
+    tolerations: tuple[Toleration, ...] = ()
+    chips: Mapping[str, int] = field(default_factory=dict)
+    num_nodes: int = 1
+    max_nodes: int | None = None
+    gpus_per_node: int = 0
+    gpu_resource_key: str = "nvidia.com/gpu"
+    cpu: str | None = None
+    memory: str | None = None
+    cpu_cpu: str | None = None
+    cpu_memory: str | None = None
+    shm_size: str | None = None
+    priority_class: str | None = None
+    kubeconfig: str | None = None
+    context: str | None = None
+    rdma: bool = False
+    rdma_per_node: int = 8
+    labels: Mapping[str, str] = field(default_factory=dict)
+    helper_resources: Mapping[str, str] = field(default_factory=dict)
+    uv_groups: tuple[str, ...] = ()
+    env: Mapping[str, str] = field(default_factory=dict)
+    type: Literal["volcano"] = "volcano"
+
+
+Host = LocalHost | PlainHost | SlurmHost | TpuHost | VolcanoHost
+
+
+@dataclass(frozen=True, slots=True)
+class Inventory:
+    """All clusters and hosts. `order` names every host once, in the order in which they are tried: `priority`, then the file's.
+
+    `gres_mapping` gives Slurm's bare type of a chip (the seed's `gpu:h100` and `h100` both become `h100`). `mount` and
+    `proxy` belong to the mailbox. `file` is where it was read, "" for the built-in one; `digest` changes when any field that is
+    not a secret does.
+    """
+
+    clusters: Mapping[str, Cluster]
+    hosts: Mapping[str, Host]
+    order: tuple[str, ...]
+    gres_mapping: Mapping[str, str] = field(default_factory=dict)
+    mount: str | None = None
+    proxy: str | None = None
+    file: str = ""
+    digest: str = ""
+
+    def cluster_of(self, host: str) -> Cluster:
+        """The cluster of a host. Raises KeyError for a name that is not in the inventory."""
+        return self.clusters[self.hosts[host].cluster]
+
+    def ordered(self) -> tuple[Host, ...]:
+        """Every host, in the order in which they are tried."""
+        return tuple(self.hosts[name] for name in self.order)

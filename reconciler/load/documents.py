@@ -1,0 +1,312 @@
+"""Manifest files -> desired state. One broken document never hides the others, and never looks like a removed one.
+
+A document that cannot be used is told as problems, and its job is *frozen*: it is neither desired nor gone. Where not even
+the job's key can be read with certainty the load is not `complete`, and the caller prunes nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import posixpath
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from reconciler.core.errors import Problem
+from reconciler.core.fields import replace_part, whole_part
+from reconciler.core.job import Desired, Json
+from reconciler.core.names import JobKey, digest_of, is_name
+from reconciler.load.defaults import DEFAULTS_NAME, Defaults, DefaultsTree, load_defaults, merge, merge_spec
+from reconciler.load.normal import Wrong, normalise
+from reconciler.load.schema import accepts, refusals, schemas_digest
+from reconciler.load.strict_yaml import Document, read
+
+# Raised whenever the same text would give another row: rows of an older format are thrown away, not converted.
+ROW_FORMAT = 1
+INVENTORY_NAMES = ("inventory.yaml", "inventory.yml")
+
+
+@dataclass(frozen=True, slots=True)
+class FileLoad:
+    """What one file holds. Depends on nothing but its bytes, its directory's defaults and `cache_tag()`."""
+
+    file: str
+    desired: tuple[Desired, ...] = ()
+    problems: tuple[Problem, ...] = ()
+    frozen: frozenset[JobKey] = frozenset()
+    complete: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """The desired state of a source.
+
+    `frozen`: jobs that are described, but not so that they could be used; they keep what they have. `complete` False: there may
+    be more of them than could be named, so that nothing may be pruned. `broken`: files with a problem; a job that was last
+    seen in one of them is not gone either.
+    """
+
+    desired: tuple[Desired, ...]
+    problems: tuple[Problem, ...]
+    frozen: frozenset[JobKey]
+    complete: bool
+    broken: frozenset[str]
+
+
+def is_manifest(path: str) -> bool:
+    """Is this a file of jobs? `path` is relative to the manifests' root, with '/'.
+
+    *.yaml and *.yml are; not those whose name starts with '_' or '.', nor those in hidden directories, nor the root's inventory.
+    """
+    name = posixpath.basename(path)
+    if not name.endswith((".yaml", ".yml")) or name[0] in "_." or path in INVENTORY_NAMES:
+        return False
+    return not any(part.startswith(".") for part in path.split("/"))
+
+
+def cache_tag() -> str:
+    """Part of the key of cached rows: changes with the schemas and with the code that makes rows."""
+    return f"{ROW_FORMAT}-{schemas_digest()[:16]}"
+
+
+def load_documents(files: Iterable[tuple[str, bytes]], *, defaults: DefaultsTree | None = None) -> Loaded:
+    """Load every manifest among the files, `_defaults.yaml` included, and check them against each other. Never raises.
+
+    `defaults` is given by a caller that passes only some of the files.
+    """
+    given = list(files)
+    tree = load_defaults(given) if defaults is None else defaults
+    return combine(
+        (load_file(path, data, tree) for path, data in given if is_manifest(path)), tree, [path for path, _ in given]
+    )
+
+
+def load_file(path: str, data: bytes, tree: DefaultsTree) -> FileLoad:
+    """Load the documents of one manifest file. Never raises."""
+    under = tree.of(posixpath.dirname(path))
+    desired: list[Desired] = []
+    problems: list[Problem] = []
+    frozen: set[JobKey] = set()
+    complete = True
+    for document in read(data, path):
+        job = None if document.problems else _job(document, under, problems)
+        if job is not None and under.broken is None:
+            desired.append(job)
+            continue
+        problems.extend(document.problems)
+        keys = _keys(document, under)
+        frozen |= keys
+        complete = complete and bool(keys)
+    return FileLoad(path, tuple(desired), tuple(problems), frozenset(frozen), complete)
+
+
+def _job(document: Document, under: Defaults, problems: list[Problem]) -> Desired | None:
+    """The job of a document, or None with what is wrong appended to `problems`."""
+    value = document.value
+    if under.empty or not isinstance(value, dict):
+        merged: Json = value
+    else:
+        merged = _over(under, value)
+    if not accepts("job", merged):
+        problems.extend(
+            Problem(document.file, document.line_of(refusal.path), refusal.message)
+            for refusal in refusals("job", merged, document.written)
+        )
+        return None
+    assert isinstance(merged, dict)
+    wrong: list[Wrong] = []
+    key, normal = normalise(merged, wrong)
+    if wrong:
+        problems.extend(Problem(document.file, document.line_of(path), message) for path, message in wrong)
+        return None
+    return _desired(key, normal, document.file, document.line)
+
+
+def _over(under: Defaults, value: Mapping[str, Json]) -> dict[str, Any]:
+    merged: dict[str, Any] = dict(value)
+    metadata, spec = value.get("metadata"), value.get("spec", {})
+    if isinstance(metadata, dict):
+        merged["metadata"] = merge(under.metadata, metadata)
+    if isinstance(spec, dict):
+        merged["spec"] = merge_spec(under.spec, spec)
+    return merged
+
+
+def _desired(key: JobKey, normal: dict[str, Any], file: str, line: int) -> Desired:
+    spec: dict[str, Any] = normal["spec"]
+    name = list(key)
+    return Desired(
+        key=key,
+        digest=digest_of([name, replace_part(spec)]),
+        spec_digest=digest_of([name, normal["metadata"]["labels"], whole_part(spec)]),
+        generation=spec["generation"],
+        suspend=spec["suspend"],
+        priority=spec["priority"],
+        depends_on=tuple(JobKey(*text.split("/")) for text in spec["depends_on"]),
+        file=file,
+        line=line,
+        normal_json=_dump(normal),
+    )
+
+
+_dump = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False, check_circular=False).encode
+
+
+# ---- the key of a job that cannot be loaded --------------------------------------------------------------------------------
+
+
+def _keys(document: Document, under: Defaults) -> frozenset[JobKey]:
+    """Keys of the jobs that a broken document is about; empty when that cannot be told with certainty."""
+    if document.parsed:
+        key = _key_of_value(document, under)
+        return frozenset() if key is None else frozenset((key,))
+    keys = [_key_of_text(part, under) for part in re.split(r"(?m)^---(?=\s|$)", document.text) if part.strip()]
+    return frozenset(key for key in keys if key is not None) if None not in keys else frozenset()
+
+
+_IDENTITY = ("name", "project", "group")
+
+
+def _key_of_value(document: Document, under: Defaults) -> JobKey | None:
+    value = document.value
+    if not isinstance(value, dict) or any(
+        path in ("", "metadata") or path.split(".")[0:2] in (["metadata", name] for name in _IDENTITY)
+        for path in document.touched
+    ):
+        return None
+    metadata, spec = value.get("metadata"), value.get("spec")
+    if not isinstance(metadata, dict) or set(metadata) - {*_IDENTITY, "labels"}:
+        return None  # `projct: lm` would otherwise freeze the wrong job and leave the right one to be pruned
+    if any(name in value or (isinstance(spec, dict) and name in spec) for name in _IDENTITY):
+        return None
+    return _key(metadata, under)
+
+
+_METADATA = re.compile(r"^metadata[ ]*:(.*(?:\n(?:[ \t].*|\r?))*)", re.MULTILINE)
+_FIELD = re.compile(
+    r"""(?:^|[\s{,])(name|project|group)[ ]*:[ ]+(["']?)([A-Za-z0-9][A-Za-z0-9._-]*)\2[ ]*(?=[,}\r\n]|\s\#|\Z)"""
+)
+_WORD = re.compile(r"\b(?:name|project|group)\b")
+
+
+def _key_of_text(text: str, under: Defaults) -> JobKey | None:
+    """The key in text that is no YAML: only where there is one `metadata`, and each field in it is plain to see."""
+    sections = _METADATA.findall(text)
+    if len(sections) != 1:
+        return None
+    section = re.sub(r"(?m)(?:^|\s)#.*$", "", re.split(r"\n[ \t]+labels[ ]*:", sections[0])[0])
+    section = re.sub(r"labels[ ]*:[ ]*\{[^{}]*\}", "", section)
+    fields = {name: value for name, _, value in _FIELD.findall(section)}
+    if len(_WORD.findall(section)) != len(fields):
+        return None
+    return _key(fields, under)
+
+
+def _key(metadata: Mapping[str, Any], under: Defaults) -> JobKey | None:
+    if not under.identity_known and not ("project" in metadata and "group" in metadata):
+        return None
+    parts = (
+        metadata.get("project", under.metadata.get("project", "general")),
+        metadata.get("group", under.metadata.get("group", "default")),
+        metadata.get("name"),
+    )
+    if not all(isinstance(part, str) and is_name(part) for part in parts):
+        return None
+    return JobKey(*parts)
+
+
+# ---- all files together ------------------------------------------------------------------------------------------------------
+
+
+def combine(loads: Iterable[FileLoad], tree: DefaultsTree, paths: Sequence[str] = ()) -> Loaded:
+    """Put files together: the same job twice, and jobs that wait for each other, are problems of all of them."""
+    jobs: dict[JobKey, Desired] = {}
+    problems: list[Problem] = list(tree.problems)
+    frozen: set[JobKey] = set()
+    doubles: dict[JobKey, list[Desired]] = {}
+    complete = True
+    for load in loads:
+        problems.extend(load.problems)
+        frozen |= load.frozen
+        complete = complete and load.complete
+        for job in load.desired:
+            first = jobs.setdefault(job.key, job)
+            if first is not job:
+                doubles.setdefault(job.key, [first]).append(job)
+    for path in paths:
+        if posixpath.basename(path) == "_defaults.yml":
+            problems.append(Problem(path, 0, f"This file is not read: name it {DEFAULTS_NAME}"))
+    for key, same in doubles.items():
+        for job in same:
+            others = ", ".join(f"{other.file}:{other.line}" for other in same if other is not job)
+            problems.append(
+                Problem(job.file, job.line, f"Job {key} is described twice: also in {others}. Keep one of them")
+            )
+        frozen.add(key)
+    for key in frozen & jobs.keys() - doubles.keys():
+        job = jobs[key]
+        problems.append(Problem(job.file, job.line, f"Job {key} is described twice: also in a document that is broken"))
+    for job in _cycles(jobs):
+        names = ", ".join(map(str, job.depends_on))
+        problems.append(
+            Problem(job.file, job.line, f"Job {job.key} waits for a job that waits for it (depends_on: {names})")
+        )
+        frozen.add(job.key)
+    return Loaded(
+        tuple(job for key, job in jobs.items() if key not in frozen) if frozen else tuple(jobs.values()),
+        tuple(problems),
+        frozenset(frozen),
+        complete,
+        frozenset(problem.file for problem in problems),
+    )
+
+
+def _cycles(jobs: Mapping[JobKey, Desired]) -> list[Desired]:
+    """Jobs that wait, directly or not, for themselves."""
+    waiting = {key: {other for other in job.depends_on if other in jobs} for key, job in jobs.items() if job.depends_on}
+    # From both ends: what waits for nothing that waits is in no cycle, nor is what nobody that is left waits for.
+    while True:
+        ready = {key for key, others in waiting.items() if not others & waiting.keys()}
+        wanted = {other for key, others in waiting.items() if key not in ready for other in others}
+        ready |= waiting.keys() - wanted
+        if not ready:
+            return [jobs[key] for key in waiting]
+        for key in ready:
+            del waiting[key]
+
+
+# ---- rows for a cache ----------------------------------------------------------------------------------------------------------
+
+
+def to_row(job: Desired) -> list[Json]:
+    """The job as a list of JSON values, for a cache by blob id, `DefaultsTree.digest(directory)` and `cache_tag()`."""
+    return [
+        *job.key,
+        job.digest,
+        job.spec_digest,
+        job.generation,
+        job.suspend,
+        job.priority,
+        [str(other) for other in job.depends_on],
+        job.file,
+        job.line,
+        job.normal_json,
+    ]
+
+
+def from_row(row: Sequence[Any], *, file: str | None = None) -> Desired:
+    """The job of a row that `to_row` made. `file` replaces the path, which may have changed while the blob has not."""
+    project, group, name, digest, spec_digest, generation, suspend, priority, depends_on, where, line, normal_json = row
+    return Desired(
+        JobKey(project, group, name),
+        digest,
+        spec_digest,
+        generation,
+        suspend,
+        priority,
+        tuple(JobKey(*text.split("/")) for text in depends_on) if depends_on else (),
+        where if file is None else file,
+        line,
+        normal_json,
+    )

@@ -1,0 +1,250 @@
+"""A document that the schema takes -> the normalised document, and from that the typed `JobSpec`.
+
+Normalising fills in defaults, turns durations into seconds and memory into bytes, and gives each thing one spelling (`command`
+and `stages` both become `stages`). What the schema cannot say (two fields that contradict each other) is found here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+from reconciler.core.fields import DEFAULTS, PYTHON_DEFAULTS
+from reconciler.core.job import (
+    Backoff,
+    Checkpoint,
+    JobSpec,
+    Json,
+    Python,
+    Request,
+    Restart,
+    SecretRef,
+    Source,
+    Stage,
+)
+from reconciler.core.names import JobKey
+from reconciler.core.quantity import bytes_of, seconds
+
+# (path, message) of one thing wrong.
+Wrong = tuple[tuple[str | int, ...], str]
+
+# Plain JSON below this point: the schema has vouched for its shape.
+_Doc = dict[str, Any]
+_DEFAULTS = cast(_Doc, DEFAULTS)
+BACKENDS = ("slurm", "tpu", "volcano")
+_BUDGETS = ("preemption", "infrastructure", "failure", "timeout", "out_of_memory")
+
+
+def normalise(document: Mapping[str, Any], wrong: list[Wrong]) -> tuple[JobKey, _Doc]:
+    """The job's key and its normalised document. What contradicts itself is appended to `wrong`."""
+    metadata: _Doc = document["metadata"]
+    given: _Doc = document["spec"]
+    key = JobKey(metadata.get("project", "general"), metadata.get("group", "default"), metadata["name"])
+    # The defaults are shared, never changed: every value that differs is a new object.
+    spec: _Doc = dict(_DEFAULTS)
+    for name, value in given.items():
+        make = _MAKERS.get(name)
+        if make is None:
+            if name != "command":
+                spec[name] = value
+        else:
+            try:
+                spec[name] = make(value)
+            except ValueError as error:
+                wrong.append((("spec", name), f"spec.{name}: {error}"))
+    if "command" in given:
+        spec["stages"] = [_stage(given["command"])]
+    depends_on = given.get("depends_on")
+    if depends_on:
+        spec["depends_on"] = _dependencies(key, depends_on, wrong)
+    _contradictions(spec, wrong)
+    return key, {
+        "metadata": {
+            "project": key.project,
+            "group": key.group,
+            "name": key.name,
+            "labels": metadata.get("labels", {}),
+        },
+        "spec": spec,
+    }
+
+
+def _stage(command: Any) -> _Doc:
+    if isinstance(command, dict):
+        command = command["command"]
+    return {"shell": command} if isinstance(command, str) else {"argv": command}
+
+
+def _filled(name: str, value: _Doc) -> _Doc:
+    filled: _Doc = _DEFAULTS[name] | value
+    return filled
+
+
+def _source(value: _Doc | None) -> _Doc | None:
+    return None if value is None else _filled("source", value)
+
+
+def _request(value: _Doc) -> _Doc:
+    request = _filled("request", value)
+    if request["time"] is not None:
+        request["time"] = seconds(_int_or_text(request["time"]))
+    if request["mem"] is not None:
+        request["mem"] = bytes_of(_int_or_text(request["mem"]))
+    chip = request["chip"]
+    if chip == "cpu":
+        if value.get("min_chips"):
+            raise ValueError("chip cpu has no chips to count: write min_chips: 0, and no chip")
+        chip = None
+    elif chip is not None and "min_chips" not in value:
+        request["min_chips"] = 1
+    request["min_chips"] = int(request["min_chips"])
+    request["n_shards"] = int(request["n_shards"])
+    # 0 chips is CPU mode, whatever chip is named (theseus: n_chips == 0 clears the chip).
+    request["chip"] = chip if request["min_chips"] else None
+    return request
+
+
+def _int_or_text(value: Any) -> int | str:
+    return value if isinstance(value, str) else int(value)
+
+
+def _restart(value: _Doc) -> _Doc:
+    restart = _filled("restart", value)
+    for name in _BUDGETS:
+        budget = restart[name]
+        restart[name] = None if budget is None or budget == "unlimited" else int(budget)
+    backoff = _DEFAULTS["restart"]["backoff"] | restart["backoff"]
+    restart["backoff"] = {name: seconds(_int_or_text(wait)) for name, wait in backoff.items()}
+    if restart["backoff"]["initial"] > restart["backoff"]["max"]:
+        raise ValueError("backoff.initial is longer than backoff.max")
+    return restart
+
+
+_MAKERS: dict[str, Any] = {
+    "generation": int,
+    "priority": int,
+    "stages": lambda value: [_stage(item) for item in value],
+    "source": _source,
+    "request": _request,
+    "python": lambda value: None if value is None else PYTHON_DEFAULTS | value,
+    "checkpoint": lambda value: _filled("checkpoint", value),
+    "restart": _restart,
+    "ttl": lambda value: None if value is None else seconds(_int_or_text(value)),
+    "grace": lambda value: seconds(_int_or_text(value)),
+}
+
+
+def _dependencies(key: JobKey, texts: list[str], wrong: list[Wrong]) -> list[str]:
+    """Full keys of the jobs named; a short form means this job's own project and group."""
+    full: list[str] = []
+    for index, text in enumerate(texts):
+        missing = 2 - text.count("/")
+        parts = (key.project, key.group)[:missing] if missing > 0 else ()
+        path = ("spec", "depends_on", index)
+        try:
+            other = JobKey.parse("/".join((*parts, text)))
+        except ValueError as error:
+            wrong.append((path, f"spec.depends_on[{index}]: {error}"))
+            continue
+        if other == key:
+            wrong.append((path, f"spec.depends_on[{index}]: {other} would wait for itself"))
+        full.append(str(other))
+    return full
+
+
+def _contradictions(spec: _Doc, wrong: list[Wrong]) -> None:
+    both = spec["env"].keys() & spec["secrets"].keys() if spec["secrets"] else ()
+    wrong.extend(
+        (("spec", "secrets", name), f"spec.secrets: {name} is also in spec.env: keep one of them")
+        for name in sorted(both)
+    )
+    request = spec["request"]
+    if request["exclude_clusters"]:
+        wrong.extend(
+            (("spec", "request", "exclude_clusters"), f"spec.request: cluster {name} is both asked for and excluded")
+            for name in sorted(set(request["clusters"]) & set(request["exclude_clusters"]))
+        )
+    source = spec["source"]
+    if source is not None and source is not _DEFAULTS["source"]:
+        _contradictions_of_source(source, wrong)
+
+
+def _contradictions_of_source(source: _Doc, wrong: list[Wrong]) -> None:
+    path = ("spec", "source")
+    if source["mode"] == "files" and not source["files"]:
+        wrong.append(((*path, "mode"), "spec.source: mode files needs the paths: write files: [train.py]"))
+    if source["files"] and source["mode"] != "files":
+        wrong.append(((*path, "files"), "spec.source: files is only read with mode: files"))
+    if source["dirty"] and source["ref"] != "HEAD":
+        wrong.append(
+            ((*path, "dirty"), "spec.source: dirty ships the working tree, so a ref other than HEAD cannot be kept")
+        )
+    if source["ref"].startswith("-"):
+        wrong.append(((*path, "ref"), "spec.source.ref: a ref cannot start with '-'"))
+    for index, file in enumerate(source["files"]):
+        if file.startswith("/") or ".." in file.split("/"):
+            wrong.append(
+                (
+                    (*path, "files", index),
+                    f"spec.source.files[{index}]: {file!r} leaves the repository: expected a path inside it",
+                )
+            )
+
+
+# ---- types ---------------------------------------------------------------------------------------------------------------
+
+
+def decode(normal: Mapping[str, Json]) -> JobSpec:
+    """The typed job of a normalised document made by `normalise`."""
+    metadata, spec = cast(_Doc, normal["metadata"]), cast(_Doc, normal["spec"])
+    source, request, python, restart = spec["source"], spec["request"], spec["python"], spec["restart"]
+    return JobSpec(
+        key=JobKey(metadata["project"], metadata["group"], metadata["name"]),
+        labels=metadata["labels"],
+        generation=spec["generation"],
+        stages=tuple(
+            Stage(tuple(stage["argv"]) if "argv" in stage else None, stage.get("shell")) for stage in spec["stages"]
+        ),
+        job_key=spec["job"],
+        config=spec["config"],
+        source=None if source is None else Source(**(source | {"files": tuple(source["files"])})),
+        request=Request(
+            chip=request["chip"],
+            min_chips=request["min_chips"],
+            n_shards=request["n_shards"],
+            clusters=tuple(request["clusters"]),
+            exclude_clusters=tuple(request["exclude_clusters"]),
+            hosts=tuple(request["hosts"]),
+            time_s=request["time"],
+            mem_bytes=request["mem"],
+        ),
+        env=spec["env"],
+        secrets={name: secret_ref(reference) for name, reference in spec["secrets"].items()},
+        python=None if python is None else Python(tuple(python["groups"]), python["version"]),
+        setup=tuple(spec["setup"]),
+        modules=tuple(spec["modules"]),
+        checkpoint=Checkpoint(**spec["checkpoint"]),
+        restart=Restart(
+            **{name: restart[name] for name in _BUDGETS},
+            backoff=Backoff(float(restart["backoff"]["initial"]), float(restart["backoff"]["max"])),
+        ),
+        on_change=spec["on_change"],
+        suspend=spec["suspend"],
+        deletion=spec["deletion"],
+        priority=spec["priority"],
+        depends_on=tuple(JobKey(*text.split("/")) for text in spec["depends_on"]),
+        ttl_s=spec["ttl"],
+        grace_s=float(spec["grace"]),
+        overrides={name: spec[name] for name in BACKENDS if spec[name]},
+        normal=normal,
+    )
+
+
+def secret_ref(reference: Mapping[str, Any]) -> SecretRef:
+    """The reference of `{env: X}`, `{file: X}`, `{command: [..]}` or `{kubernetes: {name, key}}`."""
+    ((kind, target),) = reference.items()
+    if kind == "command":
+        return SecretRef("command", tuple(target))
+    if kind == "kubernetes":
+        return SecretRef("kubernetes", (target["name"], target["key"]))
+    return SecretRef(kind, target)
