@@ -110,12 +110,17 @@ def act(
     ports.store.append(lines, commit=commit, why=why)
     if not work:
         return done
+    rescans: list[str] = []
     calls = {host: _on_lane(host, item, ports, progress) for host, item in work.items()}
     for host, results in lanes.each(calls, tick=ports.store.renew):
-        settled, items = _settle(host, work[host], results, desired, memories, ports)
+        settled, items, rescan = _settle(host, work[host], results, desired, memories, ports)
         ports.store.append(settled, commit=commit, why=why)
+        if rescan:
+            rescans.append(host)
         for item in items:
             note(item)
+    for host in rescans:
+        ports.store.unmark_scanned(host)
     return done
 
 
@@ -215,8 +220,9 @@ def _settle(
     desired: Mapping[JobKey, Desired],
     memories: Mapping[JobKey, Memory],
     ports: Ports,
-) -> tuple[list[tuple[JobKey, Line]], list[Done]]:
-    """Journal lines and reports for what one host's lane brought back."""
+) -> tuple[list[tuple[JobKey, Line]], list[Done], bool]:
+    """Journal lines and reports for what one host's lane brought back, and whether that host needs a complete look."""
+    rescan = False
     lines: list[tuple[JobKey, Line]] = []
     items: list[Done] = []
     for index, (action, stop) in enumerate(work.stops):
@@ -237,7 +243,7 @@ def _settle(
             case Declined(reason, message):
                 if reason in ("fenced", "claimed", "alive"):
                     # The host knows an attempt that we do not: look at everything there before trying again.
-                    ports.store.unmark_scanned(host)
+                    rescan = True
                 lines.append((run.job, Refused(run.run_id, message, _next_try(run, desired, memories, ports))))
                 items.append(Done(ready.action, False, message))
             case ReconcilerError() as error if error.retry is not Retry.AFTER_LOOKING:
@@ -247,7 +253,7 @@ def _settle(
                 said = result.message if isinstance(result, ReconcilerError) else f"{host} did not answer for this run"
                 lines.append((run.job, Unsettled(run.run_id, said)))
                 items.append(Done(ready.action, False, f"{said}; whether it started is seen at the next pass"))
-    return lines, items
+    return lines, items, rescan
 
 
 def _next_try(run: Run, desired: Mapping[JobKey, Desired], memories: Mapping[JobKey, Memory], ports: Ports) -> float:

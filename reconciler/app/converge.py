@@ -9,7 +9,7 @@ from reconciler.app.act import Done, act
 from reconciler.app.lanes import Lanes
 from reconciler.app.ports import DesiredState, Ports, Progress
 from reconciler.core.decide import rest
-from reconciler.core.errors import ReconcilerError
+from reconciler.core.errors import ReconcilerError, Retry
 from reconciler.core.job import Desired
 from reconciler.core.memory import Memory
 from reconciler.core.names import JobKey
@@ -41,6 +41,8 @@ class Pass:
     world: World
     plan: Plan
     observed_at: Mapping[str, float] = field(hash=False)
+    newest: int = 0
+    """Number of the newest journal line when this was looked at: the plan holds only while it is still that."""
 
     @property
     def partial(self) -> bool:
@@ -73,6 +75,12 @@ _MOVING = frozenset(
 )
 
 
+class Moved(ReconcilerError):
+    """Another reconciler wrote to the store between our look and our lock: look again."""
+
+    retry = Retry.SAFE
+
+
 class Reconciler:
     """Passes over one repository of manifests. Keeps connections, and what it saw last, from one pass to the next."""
 
@@ -87,18 +95,21 @@ class Reconciler:
     def ports(self) -> Ports:
         return self._ports
 
+    def select(self, only: frozenset[JobKey] | None) -> None:
+        """Mind only these jobs from now on; None minds all."""
+        self._options = replace(self._options, only=only)
+
     def look(self, *, tick: Callable[[], None] | None = None) -> Pass:
-        """Read, observe, plan; no effect but connections. Raises SourceError and StoreError."""
+        """Read, observe, plan; no effect but connections, no lock. Raises SourceError and StoreError."""
         ports = self._ports
+        newest = ports.store.newest()
         state = ports.source.read()
-        if self._options.only is not None:
-            state = _only(state, self._options.only, ports.store.memories())
         memories = ports.store.memories()
         if self._options.only is not None:
-            memories = {key: memory for key, memory in memories.items() if key in self._options.only}
-        unscanned = (
-            frozenset(view.name for view in ports.hosts if view.kind in ("local", "plain")) - ports.store.scanned()
-        )
+            only = self._options.only
+            state = _only(state, only, memories)
+            memories = {key: memory for key, memory in memories.items() if key in only or key in state.desired}
+        unscanned = self._unscanned()
         hungry = _hungry(state.desired, memories)
         looks = _looks(hungry, memories, unscanned, ports)
         censuses = self._observe(looks, tick)
@@ -110,18 +121,16 @@ class Reconciler:
             for view in made.views
             if view.reason == "Unplaceable"
             for host, why in view.passed_over
-            if why == "has not been asked"
+            if why == "has not been asked" and (host not in censuses or censuses[host].complete)
         }
         if missing:
             more = {
-                host: Look(looks[host].known if host in looks else (), host in unscanned, probe=True)
-                for host in missing
-                if host not in censuses or censuses[host].complete
+                host: Look(looks[host].known if host in looks else (), host in unscanned, probe=True) for host in missing
             }
             censuses |= self._observe(more, tick)
             world = self._world(state, memories, unscanned, censuses)
             made = plan(world)
-        return Pass(state, world, made, dict(self._observed_at))
+        return Pass(state, world, made, dict(self._observed_at), newest)
 
     def apply(
         self,
@@ -131,23 +140,38 @@ class Reconciler:
         progress: Progress | None = None,
         report: Callable[[Done], None] | None = None,
     ) -> list[Done]:
-        """Carry out a pass. The caller holds the lock. Raises StoreError; LockHeld when the lock was lost meanwhile."""
+        """Carry out what was seen, under the lock; a pass with nothing to write takes no lock and writes nothing.
+
+        Raises LockHeld when another reconciler is acting, Moved when one has acted since the look, StoreError.
+        """
         assert seen.plan.refusal is None
-        done = act(
-            seen.plan,
-            seen.world.desired,
-            seen.world.memories,
-            self._ports,
-            self._lanes,
-            commit=seen.state.commit or "",
-            why=why,
-            progress=progress,
-            report=report,
-        )
-        self._ports.store.mark_scanned(
-            name for name, census in seen.world.observation.censuses.items() if census.scanned and census.complete
-        )
+        store = self._ports.store
+        scanned = [name for name, census in seen.world.observation.censuses.items() if census.scanned]
+        if not seen.plan.effects and not seen.plan.lines and not set(scanned) & self._unscanned():
+            return []
+        store.lock()
+        try:
+            if store.newest() != seen.newest:
+                raise Moved("Another reconciler has acted since this look")
+            done = act(
+                seen.plan,
+                seen.world.desired,
+                seen.world.memories,
+                self._ports,
+                self._lanes,
+                commit=seen.state.commit or "",
+                why=why,
+                progress=progress,
+                report=report,
+            )
+            store.mark_scanned(scanned)
+        finally:
+            store.unlock()
         return done
+
+    def _unscanned(self) -> frozenset[str]:
+        ours = frozenset(view.name for view in self._ports.hosts if view.kind in ("local", "plain"))
+        return ours - self._ports.store.scanned()
 
     def close(self) -> None:
         self._lanes.close()
@@ -239,9 +263,9 @@ def _looks(
 def _only(state: DesiredState, keys: frozenset[JobKey], memories: Mapping[JobKey, Memory]) -> DesiredState:
     """The same state, seen through a selection: jobs outside it are neither started nor missed."""
     wanted = {key: item for key, item in state.desired.items() if key in keys}
-    for key in list(wanted.values()):
-        for needed in key.depends_on:
+    for item in list(wanted.values()):
+        for needed in item.depends_on:
             memory = memories.get(needed)
-            if needed in state.desired and needed not in wanted and memory is not None:
+            if needed in state.desired and memory is not None and rest(memory, state.desired[needed]) is not None:
                 wanted[needed] = state.desired[needed]
     return replace(state, desired=wanted, frozen={key: item for key, item in state.frozen.items() if key in keys})

@@ -161,6 +161,10 @@ class Store(Protocol):
         """Write journal lines and fold them into memory, all in one transaction. Needs the lock; raises LockHeld without."""
         ...
 
+    def newest(self) -> int:
+        """Number of the newest journal line, 0 for an empty journal. A plan holds while this has not moved."""
+        ...
+
     def history(self, job: JobKey | None = None, *, limit: int = 1000) -> Sequence[Entry]:
         """Journal lines, oldest first."""
         ...

@@ -162,6 +162,14 @@ class SqliteStore:
         if self._cache is not None:
             self._cache = (self._cache[0], known)
 
+    def newest(self) -> int:
+        """Number of the newest journal line, 0 for an empty journal."""
+        try:
+            (number,) = self._db.execute("SELECT coalesce(max(number), 0) FROM journal").fetchone()
+        except sqlite3.Error as error:
+            raise StoreError(f"The state in {self._path} cannot be read: {error}") from error
+        return int(number)
+
     def history(self, job: JobKey | None = None, *, limit: int = 1000) -> Sequence[Entry]:
         """The newest `limit` lines, oldest first."""
         where, values = ("WHERE job = ?", (str(job), limit)) if job else ("", (limit,))

@@ -1,0 +1,112 @@
+"""The status table while one waits: redrawn in place on a terminal, one line per change elsewhere."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from reconciler.cli.out import coloured, say
+from reconciler.core.actions import View
+
+if TYPE_CHECKING:
+    from reconciler.app.act import Done
+    from reconciler.app.converge import Pass
+
+_COLOURS = {
+    "Running": "green",
+    "Succeeded": "green",
+    "Failed": "red",
+    "Held": "yellow",
+    "Unknown": "yellow",
+    "Lost": "red",
+    "Preempted": "yellow",
+    "Terminating": "yellow",
+}
+
+# Rows that fit a screen; the rest is a count. Those that move come first.
+_ROWS_MAX = 30
+
+
+class Live:
+    """Shows each pass as it comes."""
+
+    def __init__(self, *, quiet: bool, lines_only: bool = False) -> None:
+        self._quiet = quiet
+        self._lines_only = lines_only
+        self._live: Any = None
+        self._last: dict[str, str] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def show(self, seen: Pass) -> None:
+        if self._quiet:
+            return
+        if self._lines_only or not coloured():
+            self._lines(seen)
+            return
+        if self._live is None:
+            from rich.live import Live as RichLive
+
+            self._live = RichLive(refresh_per_second=8)
+            self._live.start()
+        self._live.update(table(seen.plan.views))
+
+    def note(self, item: Done) -> None:
+        """An action that a pass took while one waits."""
+        from reconciler.cli.show import show_done
+
+        if not self._quiet:
+            show_done(item)
+
+    def _lines(self, seen: Pass) -> None:
+        """Without a terminal: a line when a job's phase changes, and one for each tenth of its progress."""
+        for view in seen.plan.views:
+            share = ""
+            if view.progress is not None and view.progress.total:
+                share = f"{view.progress.step * 10 // view.progress.total * 10}%"
+            key = f"{view.phase}{share}"
+            if self._last.get(str(view.job)) != key:
+                self._last[str(view.job)] = key
+                say(f"{view.job}: {view.phase}{f' {bar(view)}' if view.progress else ''}  {view.message}")
+
+
+def table(views: tuple[View, ...]) -> Any:
+    """The status table as a rich renderable."""
+    from rich.table import Table
+    from rich.text import Text
+
+    shown = Table(box=None, pad_edge=False, header_style="dim")
+    for name in ("JOB", "PHASE", "ATTEMPT", "HOST", "PROGRESS", "MESSAGE"):
+        shown.add_column(name, no_wrap=name != "MESSAGE", overflow="fold" if name == "MESSAGE" else "ellipsis")
+    moving = sorted(views, key=lambda view: (view.phase.value in ("Succeeded", "Cancelled"), str(view.job)))
+    for view in moving[:_ROWS_MAX]:
+        shown.add_row(
+            Text(str(view.job)),
+            Text(view.phase.value, style=_COLOURS.get(view.phase.value, "")),
+            str(view.attempt or ""),
+            Text(view.host),
+            Text(bar(view)),
+            Text(view.message, style="dim"),
+        )
+    if len(moving) > _ROWS_MAX:
+        shown.add_row(f"… and {len(moving) - _ROWS_MAX} more", "", "", "", "", "")
+    return shown
+
+
+def bar(view: View, *, width: int = 16) -> str:
+    """`████████░░░░░░░░ 200/400` or `step 200`, with the loss when there is one."""
+    if view.progress is None:
+        return ""
+    step, total = view.progress.step, view.progress.total
+    if not total:
+        return f"step {step}"
+    filled = max(0, min(width, step * width // total))
+    loss = view.progress.metrics.get("loss")
+    return f"{'█' * filled}{'░' * (width - filled)} {step}/{total}" + (f" loss {loss:.3g}" if loss is not None else "")

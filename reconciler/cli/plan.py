@@ -1,0 +1,81 @@
+"""`plan`: what apply would do, and why. Changes nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from reconciler.cli.common import GLOBALS, AssumeEmpty, ConfirmDelete, Exit, Jobs, Json, find_jobs, session
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(plan)
+
+
+def plan(
+    jobs: Jobs = None,
+    out: Annotated[Path | None, typer.Option("-o", "--out", metavar="FILE", help="Save the plan for `apply FILE`.")] = None,
+    show: Annotated[
+        str | None, typer.Option("--show", metavar="JOB", help="Print exactly what would be sent to JOB's host.")
+    ] = None,
+    assume_empty: AssumeEmpty = None,
+    confirm_delete: ConfirmDelete = None,
+    as_json: Json = False,
+) -> int:
+    """Show what apply would do, with the reason of each line. Changes nothing.
+
+    Example: reconciler plan -o plan.json && reconciler apply plan.json
+    """
+    from reconciler.app.converge import Options
+    from reconciler.app.preview import preview
+    from reconciler.cli.out import emit
+    from reconciler.cli.saved import save_plan
+    from reconciler.cli.show import show_plan
+
+    options = Options(frozenset(assume_empty or ()), confirm_delete)
+    with session(options) as reconciler:
+        reconciler.select(find_jobs(reconciler, jobs))
+        seen = reconciler.look()
+        if show is not None:
+            [job] = find_jobs(reconciler, [show]) or ()
+            emit(preview(reconciler, seen, job))
+            return int(Exit.DONE)
+        code = exit_code_of(seen)
+        if out is not None:
+            save_plan(out, seen, code)
+        if as_json or GLOBALS.as_json:
+            emit(document(seen, code))
+        else:
+            show_plan(seen, next_step=f"reconciler apply {out}" if out else "reconciler apply")
+    return int(code)
+
+
+def exit_code_of(seen: Pass) -> Exit:
+    """What `plan` exits with: refused before changes before partial."""
+    if seen.plan.refusal is not None:
+        return Exit.REFUSED
+    if seen.plan.effects:
+        return Exit.CHANGES
+    return Exit.PARTIAL if seen.partial else Exit.DONE
+
+
+def document(seen: Pass, code: Exit) -> dict[str, object]:
+    """The document of schemas/plan.schema.json."""
+    from reconciler.core.plan import plan_to_json
+
+    state = seen.state
+    return dict(
+        plan_to_json(
+            seen.plan,
+            exit_code=int(code),
+            complete=state.complete,
+            commit=state.commit,
+            dirty=state.dirty,
+            problems=state.problems,
+        )
+    )
+
+
+from reconciler.app.converge import Pass  # noqa: E402

@@ -1,0 +1,99 @@
+"""A plan, and what became of it, as text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from reconciler.app.act import Done
+from reconciler.app.converge import Pass
+from reconciler.cli.out import say, styled, warn
+from reconciler.core.actions import Action, Verb
+
+GLYPH = {
+    Verb.LAUNCH: ("+", "add"),
+    Verb.REQUEUE: (">", "add"),
+    Verb.ADOPT: ("=", "info"),
+    Verb.REPLACE: ("~", "change"),
+    Verb.CANCEL: ("x", "change"),
+    Verb.HOLD: ("?", "change"),
+    Verb.FORGET: ("-", "remove"),
+    Verb.DELETE: ("-", "remove"),
+}
+
+
+def show_plan(seen: Pass, *, next_step: str | None) -> None:
+    """Every line with its reason, frozen manifests, one summary line, and the command that applies it."""
+    for problem in seen.state.problems:
+        say(f"{styled('!', 'remove')} frozen   {problem}")
+    for note in seen.state.notes:
+        warn(f"note: {note}")
+    width = max((len(str(action.job)) for action in seen.plan.actions), default=0)
+    for action in seen.plan.actions:
+        say(line_of(action, width))
+        for change in action.changes:
+            say(f"             {styled(str(change), 'faint')}")
+    say(summary(seen))
+    if seen.plan.refusal is not None:
+        warn(styled(seen.plan.refusal.message, "remove"))
+    elif next_step and seen.plan.effects:
+        say(f"To apply exactly this: {styled(next_step, 'bold')}")
+
+
+def line_of(action: Action, width: int) -> str:
+    glyph, colour = GLYPH[action.verb]
+    if action.verb is Verb.HOLD and action.reason != "HostUnknown":
+        glyph = "!"
+    return f"{styled(f'{glyph} {action.verb.value:<8}', colour)} {str(action.job):<{width}}  {action.message}"
+
+
+def summary(seen: Pass) -> str:
+    """`Plan: 2 to launch, 1 to delete; 7 unchanged, 1 held, 1 frozen.`"""
+    counts = seen.plan.counts()
+    held = counts.pop("hold")
+    doing = [f"{count} to {verb}" for verb, count in counts.items() if count]
+    touched = {action.job for action in seen.plan.actions}
+    still = sum(view.job not in touched and not view.frozen for view in seen.plan.views)
+    rest = [f"{still} unchanged"]
+    if held:
+        rest.append(f"{held} held")
+    if seen.state.problems:
+        rest.append(f"{len(seen.state.problems)} problem{'s' * (len(seen.state.problems) > 1)} in manifests")
+    head = ", ".join(doing) if doing else "nothing to do"
+    return f"{styled('Plan:', 'bold')} {head}; {', '.join(rest)}."
+
+
+def show_done(item: Done) -> None:
+    """One line when an action is over."""
+    glyph, colour = GLYPH[item.action.verb]
+    where = f" on {item.action.host}" if item.action.host else ""
+    if item.ok:
+        say(f"{styled(f'{glyph} {item.action.verb.value}', colour)} {item.action.job}{where}: {item.message}")
+    else:
+        warn(f"{styled('! ' + item.action.verb.value, 'remove')} {item.action.job}{where}: {item.message}")
+
+
+def results_to_json(items: Iterable[Done]) -> list[dict[str, object]]:
+    return [
+        {
+            "verb": item.action.verb.value,
+            "job": str(item.action.job),
+            "run_id": item.action.run_id,
+            "host": item.action.host,
+            "ok": item.ok,
+            "message": item.message,
+        }
+        for item in items
+    ]
+
+
+def closing(seen: Pass, done: Iterable[Done]) -> str:
+    """The last line of an apply: what it came to."""
+    items = list(done)
+    bad = sum(not item.ok for item in items)
+    phases: dict[str, int] = {}
+    for view in seen.plan.views:
+        phases[view.phase.value] = phases.get(view.phase.value, 0) + 1
+    now = ", ".join(f"{count} {phase}" for phase, count in sorted(phases.items())) or "no jobs"
+    if not items:
+        return f"Nothing to do. Jobs: {now}."
+    return f"Done: {len(items) - bad} action{'s' * (len(items) - bad != 1)}" + (f", {bad} did not work" if bad else "") + f". Jobs at the last look: {now}."

@@ -1,0 +1,50 @@
+"""`validate`: are all manifests, and the inventory, in order?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from reconciler.cli.common import GLOBALS, Exit, Json
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(validate)
+
+
+def validate(
+    files: Annotated[
+        list[Path] | None, typer.Argument(metavar="[FILE]...", help="Only these files; else every manifest on disk.")
+    ] = None,
+    as_json: Json = False,
+) -> int:
+    """Check manifests as they lie on disk, committed or not, and the inventory. Contacts nobody.
+
+    Examples: reconciler validate; reconciler validate manifests/new.yaml
+    """
+    from reconciler.app.check import check_all, check_files
+    from reconciler.cli.common import settings
+    from reconciler.cli.out import emit, say, styled, warn
+
+    checked = check_files(files) if files else check_all(settings())
+    code = Exit.ERROR if checked.problems else Exit.DONE
+    if as_json or GLOBALS.as_json:
+        emit(
+            {
+                "version": 1,
+                "exit_code": int(code),
+                "jobs": checked.jobs,
+                "errors": [{"file": p.file, "line": p.line, "message": p.message} for p in checked.problems],
+            }
+        )
+        return int(code)
+    for problem in checked.problems:
+        warn(f"{styled('error:', 'remove')} {problem}")
+    many = len(checked.problems)
+    if many:
+        warn(f"{many} problem{'s' * (many > 1)}; {checked.jobs} jobs are in order.")
+    else:
+        say(f"{checked.jobs} jobs in {checked.files} files are in order{checked.tail}.")
+    return int(code)
