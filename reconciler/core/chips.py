@@ -78,8 +78,8 @@ def chip_of_nvidia(product: str, memory_total_mib: int | None) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class TpuSlice:
-    """What a TPU accelerator type holds. `count` is the number in its name, which requests are matched against (as in the
-    seed); `chips` is how many chips that is: v2, v3, v4 and v5p count TensorCores, two to a chip."""
+    """What a TPU accelerator type holds. `count` is the number in its name, which requests are matched against
+    (as in the seed); `chips` is how many chips that is: v2, v3, v4 and v5p count TensorCores, two to a chip."""
 
     chip: str
     count: int

@@ -1,8 +1,8 @@
 """What an edit of each manifest field does to a job: nothing, a change in place, or another run. One table. Pure.
 
-The digest of a job is made of exactly the fields marked REPLACE here (and its key), so the table is also the answer to "what
-counts as a different job". A field whose value is its default adds nothing to a digest: a new field with a default therefore
-replaces nobody's runs, and writing a default out changes nothing.
+The digest of a job is made of exactly the fields marked REPLACE here (and its key), so the table is also the answer
+to "what counts as a different job". A field whose value is its default adds nothing to a digest: a new field with a
+default therefore replaces nobody's runs, and writing a default out changes nothing.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ class Effect(enum.Enum):
     REPLACE = "replace"
 
 
-# Path in the normalised document -> effect. A path covers everything below it. `spec.generation` is handled apart: a bump asks
-# for a new run, whatever the digests say.
+# Path in the normalised document -> effect. A path covers everything below it. `spec.generation` is handled apart: a
+# bump asks for a new run, whatever the digests say.
 FIELDS: dict[str, Effect] = {
     "metadata.labels": Effect.NONE,
     "spec.generation": Effect.IN_PLACE,
@@ -54,8 +54,8 @@ FIELDS: dict[str, Effect] = {
 # Written in the file, gone in the normalised document, where `stages` stands for both.
 WRITTEN_AS: dict[str, str] = {"spec.command": "spec.stages"}
 
-# The whole spec of a job that says nothing: what a normalised document holds where the file is silent. Durations are seconds,
-# memory is bytes, null in `restart` is "unlimited".
+# The whole spec of a job that says nothing: what a normalised document holds where the file is silent. Durations are
+# seconds, memory is bytes, null in `restart` is "unlimited".
 DEFAULTS: dict[str, Json] = {
     "generation": 1,
     "stages": [],
@@ -102,7 +102,8 @@ PYTHON_DEFAULTS: dict[str, Json] = {"groups": [], "version": None}
 
 
 def effect_of(path: str) -> Effect:
-    """Effect of a change at `path` of a normalised document (`spec.request.chip`): that of the longest path in the table.
+    """Effect of a change at `path` of a normalised document (`spec.request.chip`): that of the longest path in the
+    table.
 
     Raises KeyError for a path that is not below any entry.
     """
@@ -115,9 +116,10 @@ def effect_of(path: str) -> Effect:
 
 
 _REPLACE_WHOLE = tuple(path[5:] for path, effect in FIELDS.items() if effect is Effect.REPLACE and path.count(".") == 1)
-_OBJECTS: dict[str, Mapping[str, Json]] = {
-    name: default for name in ("source", "request") if isinstance(default := DEFAULTS[name], dict)
-} | {"python": PYTHON_DEFAULTS}
+_OBJECTS: dict[str, dict[str, Json]] = {
+    **{name: default for name in ("source", "request") if isinstance(default := DEFAULTS[name], dict)},
+    "python": PYTHON_DEFAULTS,
+}
 
 
 def replace_part(spec: Mapping[str, Json]) -> dict[str, Json]:

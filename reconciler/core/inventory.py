@@ -1,7 +1,8 @@
 """The machines the user has, as typed values: clusters (shared paths) and hosts (where runs go). Pure.
 
-The fields are those of the seed's `~/.theseus.yaml`, which is read unchanged, plus a few of ours (docs/inventory.md tells
-which). `load.inventory` is the only maker. A credential is a `Secret` (it was written in the file) or a `SecretRef`.
+The fields are those of the seed's `~/.theseus.yaml`, which is read unchanged, plus a few of ours (docs/inventory.md
+tells which). `load.inventory` is the only maker. A credential is a `Secret` (it was written in the file) or a
+`SecretRef`.
 """
 
 from __future__ import annotations
@@ -84,7 +85,10 @@ class LocalHost:
 
 @dataclass(frozen=True, slots=True)
 class PlainHost:
-    """A machine behind SSH without a scheduler. `chips` empty: CPU only. `slots` None: as many CPU jobs as it has CPUs."""
+    """A machine behind SSH without a scheduler.
+
+    `chips` empty: CPU only. `slots` None: as many CPU jobs as it has CPUs.
+    """
 
     name: str
     cluster: str
@@ -167,7 +171,10 @@ class Toleration:
 
 @dataclass(frozen=True, slots=True)
 class VolcanoHost:
-    """A Kubernetes cluster with Volcano. `chips` counts per node and its keys may be any label. Quantities are Kubernetes' text."""
+    """A Kubernetes cluster with Volcano.
+
+    `chips` counts per node and its keys may be any label. Quantities are Kubernetes' text.
+    """
 
     name: str
     cluster: str
@@ -206,11 +213,12 @@ Host = LocalHost | PlainHost | SlurmHost | TpuHost | VolcanoHost
 
 @dataclass(frozen=True, slots=True)
 class Inventory:
-    """All clusters and hosts. `order` names every host once, in the order in which they are tried: `priority`, then the file's.
+    """All clusters and hosts. `order` names every host once, in the order in which they are tried: `priority`, then
+    the file's.
 
-    `gres_mapping` gives Slurm's bare type of a chip (the seed's `gpu:h100` and `h100` both become `h100`). `mount` and
-    `proxy` belong to the mailbox. `file` is where it was read, "" for the built-in one; `digest` changes when any field that is
-    not a secret does.
+    `gres_mapping` gives Slurm's bare type of a chip (the seed's `gpu:h100` and `h100` both become `h100`). `mount`
+    and `proxy` belong to the mailbox. `file` is where it was read, "" for the built-in one; `digest` changes when any
+    field that is not a secret does.
     """
 
     clusters: Mapping[str, Cluster]

@@ -1,6 +1,7 @@
 """What a manifest asks for, after loading: frozen, normalised, with one digest per meaning.
 
-The types mirror schemas/job.schema.json field by field; `load` is their only maker. Durations are seconds, memory is bytes.
+The types mirror schemas/job.schema.json field by field; `load` is their only maker. Durations are seconds, memory is
+bytes.
 """
 
 from __future__ import annotations
@@ -37,7 +38,10 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """Hardware asked for. `min_chips` counts chips over all nodes; 0 is CPU mode; `chip` None with chips is any accelerator."""
+    """Hardware asked for.
+
+    `min_chips` counts chips over all nodes; 0 is CPU mode; `chip` None with chips is any accelerator.
+    """
 
     chip: str | None = None
     min_chips: int = 0
@@ -91,7 +95,10 @@ class Checkpoint:
 
 @dataclass(frozen=True, slots=True)
 class JobSpec:
-    """One job as desired. `normal` is the normalised document (defaults filled in) that digests and diffs are made of."""
+    """One job as desired.
+
+    `normal` is the normalised document (defaults filled in) that digests and diffs are made of.
+    """
 
     key: JobKey
     labels: Mapping[str, str]

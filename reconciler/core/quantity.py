@@ -1,10 +1,12 @@
 """Durations and amounts of memory, as people write them: text in, seconds or bytes out. Pure.
 
-A duration is whole seconds (`90`), units (`30s`, `10m`, `2h`, `1d`, `1w`, joined largest first: `1h30m`) or a clock as Slurm
-writes it (`1:30:00`, `2-00:00:00`). `1:30` is refused: Slurm reads it as a minute and a half, people as an hour and a half.
+A duration is whole seconds (`90`), units (`30s`, `10m`, `2h`, `1d`, `1w`, joined largest first: `1h30m`) or a clock
+as Slurm writes it (`1:30:00`, `2-00:00:00`). `1:30` is refused: Slurm reads it as a minute and a half, people as an
+hour and a half.
 
-Memory is bytes (an integer of at least 1 MiB) or a number with K, M, G or T, with or without `i`. All eight are powers of
-1024: that is what `--mem=128G` means to Slurm (sbatch(1), --mem), and one file must mean one thing on every backend.
+Memory is bytes (an integer of at least 1 MiB) or a number with K, M, G or T, with or without `i`. All eight are
+powers of 1024: that is what `--mem=128G` means to Slurm (sbatch(1), --mem), and one file must mean one thing on every
+backend.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""`_defaults.yaml`: values for every job of a directory and of those below it; the deeper file goes over the shallower one.
+"""`_defaults.yaml`: values for every job of a directory and of those below it; the deeper file goes over the
+shallower one.
 
-Mappings are merged, everything else is replaced, with two things taken whole: what the job runs (command, job or stages: a
-job that gives one of them drops the others of the defaults) and each secret.
+Mappings are merged, everything else is replaced, with two things taken whole: what the job runs (command, job or
+stages: a job that gives one of them drops the others of the defaults) and each secret.
 """
 
 from __future__ import annotations
@@ -25,8 +26,9 @@ ENTRY_FIELDS = ("command", "job", "stages")
 class Defaults:
     """What holds for one directory: the merged values of its chain of files.
 
-    `broken` names the first file of the chain that could not be read; jobs below are then frozen. `project` and `group` are
-    what the chain gives them, and `identity_known` says whether that can be trusted although a file is broken.
+    `broken` names the first file of the chain that could not be read; jobs below are then frozen. `project` and
+    `group` are what the chain gives them, and `identity_known` says whether that can be trusted although a file is
+    broken.
     """
 
     metadata: Mapping[str, Any]
@@ -56,7 +58,10 @@ class DefaultsTree:
         return self.files.get("", NO_DEFAULTS)
 
     def digest(self, directory: str) -> str:
-        """Changes whenever the defaults of a directory do: part of the key of everything cached from a manifest in it."""
+        """Changes whenever the defaults of a directory do.
+
+        Part of the key of everything cached from a manifest in it.
+        """
         own = self.of(directory)
         return "" if own is NO_DEFAULTS else digest_of([own.metadata, own.spec, own.broken])
 
@@ -117,7 +122,7 @@ def _identity(document: Document) -> dict[str, Any] | None:
         return None
     if any(path.startswith("metadata") for path in document.touched):
         return None
-    identity = {name: metadata[name] for name in ("project", "group") if name in metadata}
+    identity: dict[str, Any] = {name: metadata[name] for name in ("project", "group") if name in metadata}
     return identity if all(isinstance(text, str) and is_name(text) for text in identity.values()) else None
 
 

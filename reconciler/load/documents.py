@@ -1,7 +1,7 @@
 """Manifest files -> desired state. One broken document never hides the others, and never looks like a removed one.
 
-A document that cannot be used is told as problems, and its job is *frozen*: it is neither desired nor gone. Where not even
-the job's key can be read with certainty the load is not `complete`, and the caller prunes nothing.
+A document that cannot be used is told as problems, and its job is *frozen*: it is neither desired nor gone. Where not
+even the job's key can be read with certainty the load is not `complete`, and the caller prunes nothing.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from reconciler.core.job import Desired, Json
 from reconciler.core.names import JobKey, digest_of, is_name
 from reconciler.load.defaults import DEFAULTS_NAME, Defaults, DefaultsTree, load_defaults, merge, merge_spec
 from reconciler.load.normal import Wrong, normalise
-from reconciler.load.schema import accepts, refusals, schemas_digest
+from reconciler.load.schema import accepts, dotted, refusals, schemas_digest
 from reconciler.load.strict_yaml import Document, read
 
 # Raised whenever the same text would give another row: rows of an older format are thrown away, not converted.
@@ -42,9 +42,9 @@ class FileLoad:
 class Loaded:
     """The desired state of a source.
 
-    `frozen`: jobs that are described, but not so that they could be used; they keep what they have. `complete` False: there may
-    be more of them than could be named, so that nothing may be pruned. `broken`: files with a problem; a job that was last
-    seen in one of them is not gone either.
+    `frozen`: jobs that are described, but not so that they could be used; they keep what they have. `complete` False:
+    there may be more of them than could be named, so that nothing may be pruned. `broken`: files with a problem; a
+    job that was last seen in one of them is not gone either.
     """
 
     desired: tuple[Desired, ...]
@@ -57,7 +57,8 @@ class Loaded:
 def is_manifest(path: str) -> bool:
     """Is this a file of jobs? `path` is relative to the manifests' root, with '/'.
 
-    *.yaml and *.yml are; not those whose name starts with '_' or '.', nor those in hidden directories, nor the root's inventory.
+    *.yaml and *.yml are; not those whose name starts with '_' or '.', nor those in hidden directories, nor the root's
+    inventory.
     """
     name = posixpath.basename(path)
     if not name.endswith((".yaml", ".yml")) or name[0] in "_." or path in INVENTORY_NAMES:
@@ -90,11 +91,10 @@ def load_file(path: str, data: bytes, tree: DefaultsTree) -> FileLoad:
     frozen: set[JobKey] = set()
     complete = True
     for document in read(data, path):
-        job = None if document.problems else _job(document, under, problems)
+        job = _job(document, under, problems)
         if job is not None and under.broken is None:
             desired.append(job)
             continue
-        problems.extend(document.problems)
         keys = _keys(document, under)
         frozen |= keys
         complete = complete and bool(keys)
@@ -104,6 +104,9 @@ def load_file(path: str, data: bytes, tree: DefaultsTree) -> FileLoad:
 def _job(document: Document, under: Defaults, problems: list[Problem]) -> Desired | None:
     """The job of a document, or None with what is wrong appended to `problems`."""
     value = document.value
+    problems.extend(document.problems)
+    if not document.parsed or "" in document.touched:
+        return None
     if under.empty or not isinstance(value, dict):
         merged: Json = value
     else:
@@ -112,7 +115,10 @@ def _job(document: Document, under: Defaults, problems: list[Problem]) -> Desire
         problems.extend(
             Problem(document.file, document.line_of(refusal.path), refusal.message)
             for refusal in refusals("job", merged, document.written)
+            if dotted(refusal.path) not in document.touched  # told already, and better
         )
+        return None
+    if document.problems:
         return None
     assert isinstance(merged, dict)
     wrong: list[Wrong] = []
@@ -153,7 +159,7 @@ def _desired(key: JobKey, normal: dict[str, Any], file: str, line: int) -> Desir
 _dump = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False, check_circular=False).encode
 
 
-# ---- the key of a job that cannot be loaded --------------------------------------------------------------------------------
+# ---- the key of a job that cannot be loaded ----------------------------------------------------------------
 
 
 def _keys(document: Document, under: Defaults) -> frozenset[JobKey]:
@@ -206,17 +212,15 @@ def _key_of_text(text: str, under: Defaults) -> JobKey | None:
 def _key(metadata: Mapping[str, Any], under: Defaults) -> JobKey | None:
     if not under.identity_known and not ("project" in metadata and "group" in metadata):
         return None
-    parts = (
-        metadata.get("project", under.metadata.get("project", "general")),
-        metadata.get("group", under.metadata.get("group", "default")),
-        metadata.get("name"),
-    )
-    if not all(isinstance(part, str) and is_name(part) for part in parts):
+    project = metadata.get("project", under.metadata.get("project", "general"))
+    group = metadata.get("group", under.metadata.get("group", "default"))
+    name = metadata.get("name")
+    if not all(isinstance(part, str) and is_name(part) for part in (project, group, name)):
         return None
-    return JobKey(*parts)
+    return JobKey(project, group, str(name))
 
 
-# ---- all files together ------------------------------------------------------------------------------------------------------
+# ---- all files together ------------------------------------------------------------------------------------
 
 
 def combine(loads: Iterable[FileLoad], tree: DefaultsTree, paths: Sequence[str] = ()) -> Loaded:
@@ -234,9 +238,11 @@ def combine(loads: Iterable[FileLoad], tree: DefaultsTree, paths: Sequence[str] 
             first = jobs.setdefault(job.key, job)
             if first is not job:
                 doubles.setdefault(job.key, [first]).append(job)
-    for path in paths:
-        if posixpath.basename(path) == "_defaults.yml":
-            problems.append(Problem(path, 0, f"This file is not read: name it {DEFAULTS_NAME}"))
+    problems.extend(
+        Problem(path, 0, f"This file is not read: name it {DEFAULTS_NAME}")
+        for path in paths
+        if posixpath.basename(path) == "_defaults.yml"
+    )
     for key, same in doubles.items():
         for job in same:
             others = ", ".join(f"{other.file}:{other.line}" for other in same if other is not job)
@@ -276,7 +282,7 @@ def _cycles(jobs: Mapping[JobKey, Desired]) -> list[Desired]:
             del waiting[key]
 
 
-# ---- rows for a cache ----------------------------------------------------------------------------------------------------------
+# ---- rows for a cache --------------------------------------------------------------------------------------
 
 
 def to_row(job: Desired) -> list[Json]:

@@ -1,7 +1,8 @@
 """A document that the schema takes -> the normalised document, and from that the typed `JobSpec`.
 
-Normalising fills in defaults, turns durations into seconds and memory into bytes, and gives each thing one spelling (`command`
-and `stages` both become `stages`). What the schema cannot say (two fields that contradict each other) is found here.
+Normalising fills in defaults, turns durations into seconds and memory into bytes, and gives each thing one spelling
+(`command` and `stages` both become `stages`). What the schema cannot say (two fields that contradict each other) is
+found here.
 """
 
 from __future__ import annotations
@@ -191,7 +192,7 @@ def _contradictions_of_source(source: _Doc, wrong: list[Wrong]) -> None:
             )
 
 
-# ---- types ---------------------------------------------------------------------------------------------------------------
+# ---- types -------------------------------------------------------------------------------------------------
 
 
 def decode(normal: Mapping[str, Json]) -> JobSpec:
@@ -247,4 +248,4 @@ def secret_ref(reference: Mapping[str, Any]) -> SecretRef:
         return SecretRef("command", tuple(target))
     if kind == "kubernetes":
         return SecretRef("kubernetes", (target["name"], target["key"]))
-    return SecretRef(kind, target)
+    return SecretRef("env" if kind == "env" else "file", target)

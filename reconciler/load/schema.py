@@ -1,8 +1,8 @@
 """The schema files: found, compiled, and their refusals put into words.
 
-A document that is right passes through code compiled from the schema (fastjsonschema, microseconds). Only one that is refused
-is looked at again by jsonschema, which tells every error with its place. Both read the same files; a property test holds them
-to the same answer.
+A document that is right passes through code compiled from the schema (fastjsonschema, microseconds). Only one that is
+refused is looked at again by jsonschema, which tells every error with its place. Both read the same files; a property
+test holds them to the same answer.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from reconciler.core.job import Json
 
@@ -38,7 +38,10 @@ class Refusal:
 
 
 def schema_text(name: str) -> str:
-    """Text of `schemas/{name}.schema.json`: from the installed package, else from the checkout. Raises FileNotFoundError."""
+    """Text of `schemas/{name}.schema.json`.
+
+    From the installed package, else from the checkout. Raises FileNotFoundError.
+    """
     packed = importlib.resources.files("reconciler") / "_schemas" / f"{name}.schema.json"
     if packed.is_file():
         return packed.read_text(encoding="utf-8")
@@ -80,7 +83,7 @@ def schemas_digest() -> str:
 
 @functools.cache
 def _compiled(name: str) -> Callable[[Json], Json]:
-    import fastjsonschema  # 20 ms to import: paid by those who load files, not by every command
+    import fastjsonschema  # noqa: PLC0415  (20 ms, paid by those who load files, not by every command)
 
     validator: Callable[[Json], Json] = fastjsonschema.compile(
         schema(name), use_default=False, detailed_exceptions=False
@@ -90,7 +93,7 @@ def _compiled(name: str) -> Callable[[Json], Json]:
 
 @functools.cache
 def _refused() -> type[Exception]:
-    from fastjsonschema import JsonSchemaValueException
+    from fastjsonschema import JsonSchemaValueException  # noqa: PLC0415
 
     error: type[Exception] = JsonSchemaValueException
     return error
@@ -126,18 +129,19 @@ def refusals(
 
 @functools.cache
 def _exact(name: str) -> Any:
-    import jsonschema
+    import jsonschema  # noqa: PLC0415  (120 ms, and only for a document that is refused)
+    from jsonschema.validators import extend  # noqa: PLC0415
 
     def pattern(_validator: object, regex: str, instance: object, _schema: object) -> Iterator[ValidationError]:
         # Python's `$` also matches before a last newline; ECMA's, and the compiled code's, does not.
         if isinstance(instance, str) and not re.search(regex.replace("$", r"\Z"), instance):
             yield jsonschema.ValidationError(f"{instance!r} does not match")
 
-    strict = jsonschema.validators.extend(jsonschema.Draft202012Validator, {"pattern": pattern})
+    strict: Any = extend(jsonschema.Draft202012Validator, {"pattern": pattern})  # type: ignore[no-untyped-call]
     return strict(schema(name))
 
 
-# ---- words ---------------------------------------------------------------------------------------------------------------
+# ---- words -------------------------------------------------------------------------------------------------
 
 _KINDS = {
     "string": "text",
@@ -207,8 +211,9 @@ def _words(
     name: str, error: ValidationError, written: Callable[[tuple[str | int, ...]], str | None]
 ) -> Iterator[Refusal]:
     path = tuple(error.absolute_path)
-    value, rule, here = error.instance, error.validator, error.schema
-    assert isinstance(here, dict)
+    value: Any = error.instance
+    rule, limit = str(error.validator), cast(Any, error.validator_value)
+    here = cast(dict[str, Any], error.schema)
     label = dotted(path) or "the document"
     if rule == "additionalProperties":
         known = here.get("properties", {})
@@ -216,7 +221,7 @@ def _words(
             if key not in known:
                 yield Refusal((*path, key), _unknown(name, path, str(key), known), key=str(key))
     elif rule == "required":
-        for key in error.validator_value:
+        for key in limit:
             if key not in value:
                 yield Refusal(
                     path,
@@ -225,21 +230,21 @@ def _words(
                     ),
                 )
     elif rule == "oneOf":
-        choices = [choice["required"][0] for choice in error.validator_value]
+        choices = [choice["required"][0] for choice in limit]
         given = [choice for choice in choices if choice in value]
         has = f"it has {' and '.join(given)}" if given else "it has none of them"
         yield Refusal(path, f"{label} needs exactly one of {one_of(choices).replace(' or ', ' and ')}: {has}")
     elif error.schema_path and "propertyNames" in error.absolute_schema_path:
-        yield Refusal((*path, value), f"{label}: {_bad_name(str(value), rule, error)}", key=str(value))
+        yield Refusal((*path, value), f"{label}: {_bad_name(str(value), rule, limit)}", key=str(value))
     elif rule == "type":
         yield Refusal(path, f"{label}: {_bad_type(path, value, here, written)}")
     elif rule == "enum":
-        words = [str(word) for word in error.validator_value]
+        words = [str(word) for word in limit]
         yield Refusal(
             path, f"{label}: {show(value)} is not known: expected {one_of(words)}{did_you_mean(str(value), words)}"
         )
     else:
-        yield Refusal(path, f"{label}: {_bad_value(str(rule), value, error, here)}")
+        yield Refusal(path, f"{label}: {_bad_value(rule, value, error, here)}")
 
 
 def dotted(path: Iterable[str | int]) -> str:
@@ -256,7 +261,8 @@ def _unknown(name: str, path: tuple[str | int, ...], key: str, known: Mapping[st
     elsewhere = [place for place in places(name).get(key, ()) if place != f"{parent}.{key}"]
     near = did_you_mean(key, known)
     if elsewhere and name in ("job", "defaults"):
-        return f"{where}; it belongs under {one_of(place.rpartition('.')[0] or 'the top' for place in elsewhere)}: write {elsewhere[0]}"
+        parents = one_of(place.rpartition(".")[0] or "the top" for place in elsewhere)
+        return f"{where}; it belongs under {parents}: write {elsewhere[0]}"
     if near:
         return where + near
     if name in ("job", "defaults") and key in _FOREIGN:
@@ -264,13 +270,13 @@ def _unknown(name: str, path: tuple[str | int, ...], key: str, known: Mapping[st
     return f"{where}: expected {one_of(sorted(known))}" if known else where
 
 
-def _bad_name(key: str, rule: object, error: ValidationError) -> str:
+def _bad_name(key: str, rule: str, limit: Any) -> str:
     if rule == "enum":
-        words = [str(word) for word in error.validator_value]
+        words = [str(word) for word in limit]
         return f"{key!r} is not known: expected {one_of(words)}{did_you_mean(key, words)}"
     if key.startswith("RECONCILER_"):
         return f"{key!r} is reserved: names starting with RECONCILER_ are set by the reconciler"
-    if "A-Za-z_" in str(error.validator_value):
+    if "A-Za-z_" in str(limit):
         return f"{key!r} is not the name of a variable: expected letters, digits and '_', not starting with a digit"
     return f"{key!r} is not a name: expected 1 to 63 letters, digits, '.', '_' or '-', starting with a letter or digit"
 
@@ -311,8 +317,10 @@ def _bad_value(rule: str, value: object, error: ValidationError, here: Mapping[s
     if rule == "pattern":
         hint = next((f"; {text.format(value)}" for regex, text in _PATTERN_HINTS if regex.match(str(value))), "")
         return f"{show(value)} is not {here.get('patternErrorMessage', f'text like {limit}')}{hint}"
-    if rule in ("minimum", "maximum"):
-        return f"{show(value)} is too {'small' if rule == 'minimum' else 'large'}: expected at {'least' if rule == 'minimum' else 'most'} {limit}"
+    if rule == "minimum":
+        return f"{show(value)} is too small: expected at least {limit}"
+    if rule == "maximum":
+        return f"{show(value)} is too large: expected at most {limit}"
     if rule in ("minItems", "minLength", "minProperties"):
         return f"it is empty: {here.get('description', 'expected at least one')}"
     if rule == "maxProperties":

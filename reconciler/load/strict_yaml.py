@@ -1,10 +1,10 @@
 """YAML without surprises: text becomes JSON values with line numbers, or a problem that says what to write instead.
 
-What is read: mappings with text keys, sequences, quoted and block text, and plain scalars that mean the same to every YAML
-parser: `true`, `false`, `null` (or nothing), numbers as JSON writes them, and text. Everything that YAML 1.1 or 1.2 would
-turn into something else (`no`, `1:30:00`, `010`, `1_000`, `.inf`, dates, `~`) is refused, because which of them is meant depends
-on the reader. Anchors and aliases are read, bounded in size; merge keys (`<<`) and tags are refused: shared values belong
-into `_defaults.yaml`.
+What is read: mappings with text keys, sequences, quoted and block text, and plain scalars that mean the same to every
+YAML parser: `true`, `false`, `null` (or nothing), numbers as JSON writes them, and text. Everything that YAML 1.1 or
+1.2 would turn into something else (`no`, `1:30:00`, `010`, `1_000`, `.inf`, dates, `~`) is refused, because which of
+them is meant depends on the reader. Anchors and aliases are read, bounded in size; merge keys (`<<`) and tags are
+refused: shared values belong into `_defaults.yaml`.
 
 Sources: yaml.org/type (YAML 1.1), YAML 1.2.2 section 10.3, PyYAML's resolver.
 """
@@ -52,9 +52,11 @@ _QUOTED: Final = "reconciler:quoted"
 
 @dataclass(slots=True)
 class Document:
-    """One document of a stream. `value` is best effort when there are `problems`; `parsed` is False when the text is no YAML.
+    """One document of a stream. `value` is best effort when there are `problems`; `parsed` is False when the text is
+    no YAML.
 
-    `line` is where the document's content starts, counted from 1 in its file. `text` is the document as it stands there.
+    `line` is where the document's content starts, counted from 1 in its file. `text` is the document as it stands
+    there.
     """
 
     file: str
@@ -98,7 +100,7 @@ def _child(node: Node | None, step: str | int) -> tuple[Node, Node] | None:
     return None
 
 
-# ---- scalars -------------------------------------------------------------------------------------------------------------
+# ---- scalars -----------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,11 +168,11 @@ def _number(text: str) -> Json | _Surprise:
     if _LEADING_ZERO.match(text):
         plain = text.lstrip("+-").lstrip("0").replace("_", "") or "0"
         return _Surprise(
-            f"{_cut(text)} is octal to some YAML readers and decimal to others: write {_cut(plain)}, or {quoted} for text"
+            f"{_cut(text)} is octal to some YAML readers, decimal to others: write {_cut(plain)}, or {quoted} for text"
         )
     if _LOOSE_NUMBER.match(text):
         return _Surprise(
-            f"{_cut(text)} is a number to some YAML readers and text to others: write a number as JSON does, or {quoted}"
+            f"{_cut(text)} is a number to some YAML readers, text to others: write a number as JSON does, or {quoted}"
         )
     return text
 
@@ -188,7 +190,7 @@ _MEMO_MAX: Final = 50_000
 _memo: dict[str, Json | _Surprise] = {}
 
 
-# ---- documents -----------------------------------------------------------------------------------------------------------
+# ---- documents ---------------------------------------------------------------------------------------------
 
 
 def _resolve(_self: object, kind: type[Node], _value: object, implicit: Any) -> str:
@@ -226,7 +228,8 @@ else:
 
 
 def read(data: bytes, file: str) -> list[Document]:
-    """Every document of a file that is not empty, in order. Never raises: what is wrong stands in the documents' `problems`.
+    """Every document of a file that is not empty, in order. Never raises: what is wrong stands in the documents'
+    `problems`.
 
     A document that is no YAML does not hide the ones after it: a line that starts with `---` begins a document whatever
     precedes it (YAML 1.2.2, section 9.1.4).
@@ -254,8 +257,13 @@ class _TooDeep(yaml.MarkedYAMLError):
     """Nesting that the recursive composer, libyaml's included, must not meet: 100,000 brackets overflow its C stack."""
 
 
-# Text that might nest deeper than DEPTH_MAX: that many brackets, or a line that is indented that far. Only it is looked at twice.
+# Text that might nest deeper than DEPTH_MAX: that many brackets, or a line that is indented that far. Only it is
+# looked at twice.
 _DEEP_LINE = re.compile(rb"^[ ?-]{%d}" % (3 * DEPTH_MAX), re.MULTILINE)
+
+
+def _mark(event: Any) -> Any:
+    return event.start_mark
 
 
 def _check_depth(data: bytes) -> None:
@@ -268,7 +276,7 @@ def _check_depth(data: bytes) -> None:
             if isinstance(event, yaml.CollectionStartEvent):
                 depth += 1
                 if depth > DEPTH_MAX:
-                    raise _TooDeep(None, None, f"nested deeper than {DEPTH_MAX} levels", event.start_mark)
+                    raise _TooDeep(None, None, f"nested deeper than {DEPTH_MAX} levels", _mark(event))
             elif isinstance(event, yaml.CollectionEndEvent):
                 depth -= 1
     finally:
@@ -401,7 +409,10 @@ def _document(root: Node, file: str, offset: int, *, aliases: bool) -> Document:
 
 
 def _build(node: Node, wrong: list[tuple[Node, str]], depth: int) -> Json:
-    """The value of a node. What is wrong below it is appended to `wrong`; the value is then the nearest that makes sense."""
+    """The value of a node.
+
+    What is wrong below it is appended to `wrong`; the value is then the nearest that makes sense.
+    """
     tag = node.tag
     if isinstance(node, ScalarNode):
         text: str = node.value
