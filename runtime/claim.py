@@ -1,0 +1,288 @@
+"""Claiming an attempt: exactly one launcher makes its directory, and no older attempt lives on.
+
+Order within the job's lock, and why: checks first, so that a refusal leaves nothing; then the fence, because an older
+attempt must be shut out before the new one exists; then the `.live` entry, so that no run can exist unlisted; then the
+directory, complete, by one rename. A launcher killed in between leaves a raised fence and an entry that leads nowhere,
+and the same claim may be made again.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+
+from runtime import contract, files, status
+from runtime.contract import Refused
+
+try:
+    import fcntl
+except ImportError:  # not a POSIX system; bootstrap.sh does not run there either
+    raise SystemExit("The runtime needs a POSIX system.") from None
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Dict, Optional, Tuple
+
+    from runtime.contract import Run, Started
+    from runtime.node import Node
+
+LOCK_WAIT_S = 10.0  # a claim takes milliseconds; whoever holds the lock this long is stopped or hangs on a dead disk
+
+
+class Claimed:
+    """The run is ours to start: its first record is on disk, its log is open."""
+
+    def __init__(self, run: Run, record: Dict[str, Any], log: int) -> None:
+        self.run = run
+        self.record = record
+        self.log = log
+
+
+class Already(Exception):
+    """This very run was claimed before, with the same token."""
+
+    def __init__(self, started: Optional[Started]) -> None:
+        super().__init__()
+        self.started = started
+
+
+def take(run: Run, node: Node, launcher: Dict[str, Any]) -> Claimed:
+    """Make the run's directory, or raise Refused or Already having left nothing behind."""
+    job_dir = os.path.dirname(run["status_dir"])
+    try:
+        files.make_directories(job_dir)
+        lock, exclusive = _lock(job_dir)
+    except OSError as error:
+        raise Refused("unwritable", "%s cannot be written: %s" % (job_dir, error.strerror)) from None
+    try:
+        _refuse_known(run)
+        _refuse_fenced(run, job_dir)
+        if exclusive:
+            _sweep(job_dir)
+        _end_older(run, node, job_dir)
+        return _make(run, node, launcher, job_dir)
+    except OSError as error:
+        reason = "%s: %s" % (error.filename or run["status_dir"], error.strerror)
+        raise Refused("unwritable", "the status directory cannot be written: %s" % reason) from None
+    except ValueError as error:
+        raise Refused("other", "%s; look at it, then remove it" % error) from None
+    finally:
+        os.close(lock)
+
+
+def undo(claimed: Claimed) -> None:
+    """Take back a claim whose supervisor was never made. The fence stays: it names this very claim."""
+    run = claimed.run
+    os.close(claimed.log)
+    files.remove_tree(run["status_dir"])
+    drop_live(run["status_root"], run["run_id"])
+
+
+def drop_live(status_root: str, run_id: str) -> None:
+    """The run no longer needs looking after."""
+    status.remove_file(os.path.join(status_root, contract.LIVE, run_id))
+
+
+def read_fence(job_dir: str) -> Dict[str, Any]:
+    """The newest claim of the job, {} when there was none. Raises ValueError for one that cannot be understood."""
+    try:
+        return status.read_json(os.path.join(job_dir, contract.FENCE))
+    except FileNotFoundError:
+        return {}
+
+
+def is_fenced(run_id: str, attempt: int, fence: Dict[str, Any]) -> bool:
+    """Does the fence name another attempt, as new or newer?"""
+    return bool(fence) and fence.get("run_id") != run_id and int(fence.get("attempt", 0)) >= attempt
+
+
+def read_started(status_dir: str) -> Optional[Dict[str, Any]]:
+    """Who started the run, None when nobody has. Raises ValueError for a file that a power cut left empty."""
+    try:
+        return status.read_json(os.path.join(status_dir, contract.STARTED))
+    except FileNotFoundError:
+        return None
+
+
+def abandon(status_dir: str, by: str) -> bool:
+    """Make sure that a run which has not started never will. False when it has started."""
+    return status.first_to_write(os.path.join(status_dir, contract.STARTED), {"abandoned_by": by})
+
+
+def start(status_dir: str, started: Dict[str, Any]) -> bool:
+    """The supervisor's move: from here on the run may do things. False when a later attempt abandoned it before."""
+    return status.first_to_write(os.path.join(status_dir, contract.STARTED), started)
+
+
+def _lock(job_dir: str) -> Tuple[int, bool]:
+    descriptor = os.open(os.path.join(job_dir, contract.LOCK), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    deadline = time.monotonic() + LOCK_WAIT_S
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return descriptor, True
+        except OSError as error:
+            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES, errno.EINTR):
+                # No locks on this file system. The supervisor looks at the fence again after it wrote `started`, and
+                # a later claim reads `started` after it raised the fence: one of the two always sees the other.
+                return descriptor, False
+        if time.monotonic() > deadline:
+            os.close(descriptor)
+            raise Refused("other", "another launcher has held %s/.lock for %.0f s" % (job_dir, LOCK_WAIT_S))
+        time.sleep(0.01)
+
+
+def _refuse_known(run: Run) -> None:
+    try:
+        claim = status.read_json(os.path.join(run["status_dir"], contract.CLAIM))
+    except FileNotFoundError:
+        return
+    if claim.get("token") != run["token"]:
+        raise Refused("claimed", "%s is claimed with another token, by %s" % (run["run_id"], claim.get("host")))
+    started = read_started(run["status_dir"])
+    raise Already(started if started and "pid" in started else None)  # type: ignore[arg-type]
+
+
+def _refuse_fenced(run: Run, job_dir: str) -> None:
+    fence = read_fence(job_dir)
+    same = fence.get("run_id") == run["run_id"] and fence.get("token") == run["token"]
+    if fence and not same and int(fence.get("attempt", 0)) >= run["attempt"]:
+        raise Refused(
+            "fenced", "attempt %s holds the fence of this job (%s)" % (fence.get("attempt"), fence.get("run_id"))
+        )
+
+
+def _sweep(job_dir: str) -> None:
+    """Remove what a launcher that was killed while it held this lock left behind."""
+    for name in os.listdir(job_dir):
+        if name.startswith(".") and name != contract.LOCK:
+            path = os.path.join(job_dir, name)
+            if os.path.isdir(path):
+                files.remove_tree(path)
+            else:
+                status.remove_file(path)
+
+
+def _end_older(run: Run, node: Node, job_dir: str) -> None:
+    fence_run = read_fence(job_dir).get("run_id")
+    for name in os.listdir(job_dir):
+        path = os.path.join(job_dir, name)
+        if name == run["run_id"] or name == contract.FENCE or name.startswith(".") or not os.path.isdir(path):
+            continue
+        live = os.path.join(run["status_root"], contract.LIVE, name)
+        if not os.path.exists(os.path.join(path, contract.STARTED)) and abandon(path, run["run_id"]):
+            status.remove_file(live)
+        elif name == fence_run or os.path.lexists(live):
+            _refuse_alive(run, node, path)
+            status.remove_file(live)
+
+
+def _refuse_alive(run: Run, node: Node, older: str) -> None:
+    try:
+        claim = status.read_json(os.path.join(older, contract.CLAIM))
+    except FileNotFoundError:
+        return  # removed meanwhile
+    if int(claim.get("attempt", 0)) >= run["attempt"]:
+        raise Refused("fenced", "attempt %s of this job exists (%s)" % (claim["attempt"], claim.get("run_id")))
+    if claim.get("boot_id") != node.boot_id:
+        return  # it ran before this boot, or on another machine that shares the directory
+    started = read_started(older)
+    if node.is_alive(started) or node.members(started, str(claim.get("token", "")), deep=not _is_final(older)):
+        raise Refused("alive", "attempt %s (%s) still has processes here" % (claim.get("attempt"), claim.get("run_id")))
+
+
+def _is_final(status_dir: str) -> bool:
+    return status.read_json(os.path.join(status_dir, contract.METADATA)).get("status") in contract.FINAL
+
+
+def _make(run: Run, node: Node, launcher: Dict[str, Any], job_dir: str) -> Claimed:
+    run_id, created = run["run_id"], status.utc_now()
+    claim = {
+        **run["claim"],
+        "run_id": run_id,
+        "token": run["token"],
+        "attempt": run["attempt"],
+        "job": run["job"],
+        "digest": run["digest"],
+        "generation": run["generation"],
+        "host": run["claim"].get("host"),
+        "boot_id": node.boot_id,
+        "hostname": node.hostname,
+        "launcher": launcher,
+        "created": created,
+        "status_dir": run["status_dir"],
+        "work_dir": run["work_dir"],
+    }
+    record = first_record(run, node, created)
+    aside = os.path.join(job_dir, ".%s.%d" % (run_id[-80:], os.getpid()))
+    log = -1
+    try:
+        os.mkdir(aside, 0o755)
+        log = os.open(
+            os.path.join(aside, contract.LOG),
+            os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOCTTY,
+            0o644,
+        )
+        status.write_file(os.path.join(aside, contract.CLAIM), status.encode(claim), flush=True)
+        status.write_file(os.path.join(aside, contract.METADATA), status.encode(record), flush=True)
+        status.write_file(os.path.join(aside, contract.CONFIG), status.encode(run["config"]), flush=False)
+        fence = {"attempt": run["attempt"], "token": run["token"], "run_id": run_id}
+        status.replace_json(os.path.join(job_dir, contract.FENCE), fence)
+        _list_live(run)
+        os.rename(aside, run["status_dir"])
+    except OSError as error:
+        if log >= 0:
+            os.close(log)
+        files.remove_tree(aside)
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+            raise Refused("claimed", "%s was claimed by somebody else at this moment" % run_id) from None
+        raise
+    return Claimed(run, record, log)
+
+
+def _list_live(run: Run) -> None:
+    path = os.path.join(run["status_root"], contract.LIVE, run["run_id"])
+    data = os.path.relpath(run["status_dir"], run["status_root"]).encode() + b"\n"
+    try:
+        status.write_file(path, data, flush=False)
+    except FileNotFoundError:
+        files.make_directories(os.path.dirname(path))
+        status.write_file(path, data, flush=False)
+
+
+def first_record(run: Run, node: Node, created: str) -> Dict[str, Any]:
+    """metadata.json as it is from the first instant of a run."""
+    job = run["job"]
+    return {
+        "name": job["name"],
+        "project": job["project"],
+        "group": job["group"],
+        "job_key": run["job_key"],
+        "run_id": run["run_id"],
+        "start_time": created,
+        "last_heartbeat": created,
+        "status": contract.PREPARING,
+        "slurm_job_id": None,
+        "hardware": run["hardware"],
+        "config": run["config"],
+        "schema_version": contract.SCHEMA_VERSION,
+        "seq": 0,
+        "attempt": run["attempt"],
+        "token": run["token"],
+        "digest": run["digest"],
+        "generation": run["generation"],
+        "cause": None,
+        "exit_code": None,
+        "signal": None,
+        "message": "",
+        "host": run["claim"].get("host") or node.hostname,
+        "pid": None,
+        "boot_id": node.boot_id,
+        "progress": {"step": None, "total": None, "metrics": {}},
+        "checkpoint": {"step": None, "path": None},
+        "source": run["source"],
+        "workers": [],
+        "end_time": None,
+        "phase_detail": "claimed",
+    }
