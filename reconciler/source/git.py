@@ -31,7 +31,7 @@ _OBJECT = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?\Z")
 
 
 def environment(**more: str) -> dict[str, str]:
-    """The caller's environment without its GIT_ variables, with ours: no prompt, no pager, no lock, no fetch, plain words."""
+    """The caller's environment without its GIT_ variables; no prompt, no pager, no lock, no fetch, plain words."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     return kept | {
         "GIT_TERMINAL_PROMPT": "0",

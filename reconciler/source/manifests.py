@@ -7,7 +7,7 @@ import os
 import stat
 import time
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from reconciler.core.errors import Problem, SourceError
@@ -23,10 +23,11 @@ StatCache = dict[str, tuple[tuple[int, int, int, int], str]]
 class SourceTree:
     """Every file below the manifest directory, in one version.
 
-    `commit` is None for a working tree. `tree` names the content: equal trees hold equal files. `files` are paths relative
-    to `root` with `/`, and blob ids, in git's order. `dirty` lists changes that are not committed and therefore not in
-    `files`. `problems` are entries that cannot be manifests (links, submodules, names that are not UTF-8); while there are
-    any, the tree does not show everything that the user wrote, so nothing may be concluded from what is missing.
+    `commit` is None for a working tree. `tree` names the content: equal trees hold equal files. `files` are paths
+    relative to `root` with `/`, and blob ids, in git's order. `dirty` lists changes that are not committed and
+    therefore not in `files`. `problems` are entries that cannot be manifests (links, submodules, names that are not
+    UTF-8); while there are any, the tree does not show everything that the user wrote, so nothing may be concluded
+    from what is missing.
     """
 
     root: Path
@@ -41,9 +42,10 @@ class SourceTree:
 def read(root: Path, subdir: str, ref: str, known: SourceTree | None = None) -> SourceTree:
     """What `ref` holds below `subdir` (relative to `root`, which may lie inside the repository).
 
-    With `known`, the result of an earlier read of the same place, an unmoved ref costs two git processes and no listing.
-    Raises SourceError when the repository, the ref or the directory is not there, when git fails or does not answer, and
-    when the directory holds no file at all: an empty source is taken for a mistake, never for "remove everything".
+    With `known`, the result of an earlier read of the same place, an unmoved ref costs two git processes and no
+    listing. Raises SourceError when the repository, the ref or the directory is not there, when git fails or does not
+    answer, and when the directory holds no file at all: an empty source is taken for a mistake, never for "remove
+    everything".
     """
     place = _place(subdir)
     # Both start at once; together they take as long as the slower one.
@@ -66,31 +68,29 @@ def read(root: Path, subdir: str, ref: str, known: SourceTree | None = None) -> 
 def read_working_tree(root: Path, subdir: str, cache: StatCache | None = None) -> SourceTree:
     """The files as they lie on disk, for directories without git and for `--working-tree`.
 
-    Ids are those git would give (SHA-1 blobs). `cache` may be kept between calls by the caller: files whose size, times and
-    inode are unchanged are not read again. Raises SourceError like `read`.
+    Ids are those git would give (SHA-1 blobs). `cache` may be kept between calls by the caller: files whose size,
+    times and inode are unchanged are not read again. Raises SourceError like `read`.
     """
     top = root / _place(subdir)
-    cache = {} if cache is None else cache
-    files: list[tuple[str, str]] = []
-    problems: list[Problem] = []
-    fresh: StatCache = {}
+    found = _Found(before={} if cache is None else cache)
     try:
-        _walk(top, os.path.relpath(top, root), cache, fresh, files, problems)
+        _walk(top, os.path.relpath(top, root), found)
     except FileNotFoundError as error:
         if not top.is_dir():
             raise _missing(str(top)) from None
         raise SourceError(f"{error.filename} went away while {top} was read; the next pass reads it again") from error
     except OSError as error:
         raise SourceError(f"{top} cannot be read completely: {error.filename}: {error.strerror}") from error
-    cache.clear()
-    cache.update(fresh)
-    if not files and not problems:
+    if cache is not None:
+        cache.clear()
+        cache.update(found.after)
+    if not found.files and not found.problems:
         raise _empty(str(top))
-    files.sort(key=lambda entry: os.fsencode(entry[0]))
+    files = sorted(found.files, key=lambda entry: os.fsencode(entry[0]))
     summary = hashlib.sha256()
     for path, blob in files:
         summary.update(os.fsencode(path) + b"\0" + blob.encode() + b"\0")
-    return SourceTree(root, subdir, None, summary.hexdigest(), (), tuple(files), tuple(problems))
+    return SourceTree(root, subdir, None, summary.hexdigest(), (), tuple(files), tuple(found.problems))
 
 
 def blobs(source: SourceTree, ids: Collection[str]) -> dict[str, bytes]:
@@ -121,7 +121,10 @@ def blobs(source: SourceTree, ids: Collection[str]) -> dict[str, bytes]:
 
 
 def descends(root: Path, old: str, new: str) -> bool:
-    """True when commit `new` has `old` in its past. False means history was rewritten (a forced push), or `old` is gone."""
+    """True when commit `new` has `old` in its past.
+
+    False means that history was rewritten (a forced push), or that `old` is gone.
+    """
     status, _, said = git.ask(root, "merge-base", "--is-ancestor", git.object_id(old), git.object_id(new))
     if status in (0, 1):
         return status == 0
@@ -133,7 +136,7 @@ def descends(root: Path, old: str, new: str) -> bool:
 def _place(subdir: str) -> str:
     """The manifest directory as a relative path that stays inside the root."""
     path = os.path.normpath(subdir or ".")
-    if path.startswith(("/", "..")) and (path[0] == "/" or path[:3] in ("..", "../")) or "\0" in path:
+    if path.startswith("/") or path.split("/")[0] == ".." or "\0" in path:
         raise SourceError(f"{subdir!r} is not a manifest directory: expected a path inside the repository")
     return path
 
@@ -164,37 +167,41 @@ def _listed(
     return hashlib.sha256(out).hexdigest(), tuple(files), tuple(problems)
 
 
-def _walk(
-    directory: Path,
-    relative: str,
-    cache: StatCache,
-    fresh: StatCache,
-    files: list[tuple[str, str]],
-    problems: list[Problem],
-) -> None:
+@dataclass(slots=True)
+class _Found:
+    """What one walk over the disk has collected."""
+
+    before: StatCache
+    after: StatCache = field(default_factory=dict)
+    files: list[tuple[str, str]] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+
+
+def _walk(directory: Path, relative: str, found: _Found) -> None:
     with os.scandir(directory) as entries:
         for entry in entries:
             path = entry.name if relative == "." else f"{relative}/{entry.name}"
             about = entry.stat(follow_symlinks=False)
             if not _is_text(path):
-                problems.append(Problem(_printable(path), 0, "the name is not UTF-8; rename the file"))
+                found.problems.append(Problem(_printable(path), 0, "the name is not UTF-8; rename the file"))
             elif stat.S_ISDIR(about.st_mode):
                 if entry.name != ".git":
-                    _walk(directory / entry.name, path, cache, fresh, files, problems)
+                    _walk(directory / entry.name, path, found)
             elif stat.S_ISREG(about.st_mode):
-                files.append((path, _id_of(entry.path, path, about, cache, fresh)))
+                found.files.append((path, _id_of(entry.path, path, about, found)))
             elif stat.S_ISLNK(about.st_mode):
-                problems.append(Problem(path, 0, "a symbolic link cannot be a manifest; put the file itself there"))
+                message = "a symbolic link cannot be a manifest; put the file itself there"
+                found.problems.append(Problem(path, 0, message))
             else:
-                problems.append(Problem(path, 0, "it is not a regular file"))
+                found.problems.append(Problem(path, 0, "it is not a regular file"))
 
 
-def _id_of(file: str, path: str, about: os.stat_result, cache: StatCache, fresh: StatCache) -> str:
+def _id_of(file: str, path: str, about: os.stat_result, found: _Found) -> str:
     key = (about.st_size, about.st_mtime_ns, about.st_ctime_ns, about.st_ino)
-    before = cache.get(path)
+    before = found.before.get(path)
     blob = before[1] if before is not None and before[0] == key else git.hashed(Path(file).read_bytes())
     if max(about.st_mtime, about.st_ctime) < time.time() - _RACY_S:
-        fresh[path] = (key, blob)
+        found.after[path] = (key, blob)
     return blob
 
 

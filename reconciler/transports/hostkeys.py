@@ -17,7 +17,7 @@ from reconciler.transports.sshconfig import Endpoint
 
 @dataclass(frozen=True, slots=True)
 class KnownKey:
-    """One line that speaks about the host: where it stands, its marker (`revoked`, `cert-authority` or none) and the key."""
+    """One line that speaks about the host; `marker` is `revoked`, `cert-authority` or nothing."""
 
     file: Path
     line: int
@@ -27,7 +27,10 @@ class KnownKey:
 
 
 def known_keys(name: str, files: Iterable[Path]) -> list[KnownKey]:
-    """All keys that the files hold for `name` (`host`, or `[host]:port`). Unreadable files and lines hold none, as in ssh."""
+    """All keys that the files hold for `name`: `host`, or `[host]:port`.
+
+    Files and lines that cannot be read hold none, as in ssh.
+    """
     found: list[KnownKey] = []
     for file in files:
         try:
@@ -88,11 +91,12 @@ def check(host: Endpoint, keys: Iterable[KnownKey], kind: str, blob: bytes, *, l
         raise AccessRefused(
             f"{host.alias}: the host key of {host.key_name} has changed: it offers {offered}, "
             f"{same[0].file}:{same[0].line} says {fingerprint(same[0].blob)}; somebody may be listening in",
-            hint=f"If the host was set up anew, run `ssh-keygen -R '{host.key_name}' -f {same[0].file}`, then `{login}`, "
-            "and compare the fingerprint with what its administrator says.",
+            hint=f"If the host was set up anew, run `ssh-keygen -R '{host.key_name}' -f {same[0].file}`, then "
+            f"`{login}`, and compare the fingerprint with what its administrator says.",
         )
     files = " or ".join(map(str, host.known_hosts)) or "any known_hosts file"
     raise AccessRefused(
         f"{host.alias}: the host key of {host.key_name} ({offered}) is not in {files}",
-        hint=f"Run `{login}` once and compare the fingerprint with what the host's administrator says; ssh then remembers it.",
+        hint=f"Run `{login}` once and compare the fingerprint with what the host's administrator says; "
+        "ssh then remembers it.",
     )

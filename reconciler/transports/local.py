@@ -20,7 +20,7 @@ class LocalTransport:
         self._name = name
 
     def run(self, command: Command, *, deadline_s: float) -> Completed:
-        """See Transport.run. Never Unreachable; a program that cannot be started answers 126 or 127, as a shell would."""
+        """See Transport.run. A program that cannot be started answers 126 or 127, as a shell would."""
         return self._execute(command.argv, command.stdin, deadline_s=deadline_s)
 
     def put(

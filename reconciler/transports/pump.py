@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
 from reconciler.transports.shell import Feed
 
@@ -39,11 +39,12 @@ def pump(
     cwd: Path | None = None,
     env: Mapping[str, str] | None = None,
 ) -> Ended:
-    """Run `argv` in a session of its own until it ends, `finished()` is true, or `deadline` (time.monotonic) has passed.
+    """Run `argv` in a session of its own until it ends, `finished()` is true, or the deadline has passed.
 
-    Past the deadline its process group is killed. A child that it left in the background with our pipes does not hold us:
-    when the program itself has ended, what is in the pipes is read and the pipes are closed. Raises what the sinks raise
-    (after killing the group) and OSError when the program cannot be started.
+    `deadline` is a time.monotonic(). Past it the process group is killed. A child that the program left in the
+    background with our pipes does not hold us: when the program itself has ended, what is in the pipes is read and the
+    pipes are closed. Raises what the sinks raise (after killing the group), and OSError when the program cannot be
+    started.
     """
     process = subprocess.Popen(
         argv,
@@ -82,7 +83,9 @@ def pump(
                     if key.fileobj is process.stdin:
                         if not _write(process.stdin, feed):
                             selector.unregister(process.stdin)
-                    elif key.fileobj is not pidfd and not _read(key.fileobj, sinks, all_of_it=False):  # type: ignore[arg-type]
+                    elif isinstance(key.fileobj, int):
+                        continue  # the pidfd
+                    elif not _read(cast("IO[bytes]", key.fileobj), sinks, all_of_it=False):
                         selector.unregister(key.fileobj)
                 if ended:
                     for pipe in sinks:

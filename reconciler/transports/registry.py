@@ -41,14 +41,14 @@ def open_transport(host: TransportSettings) -> Transport:
     """A transport for the host. Connects at the first call, not here."""
     config = ssh_config_of(host)
     if host.kind == "local":
-        from reconciler.transports.local import LocalTransport
+        from reconciler.transports.local import LocalTransport  # noqa: PLC0415
 
         return LocalTransport(host.alias)
     if host.kind == "fabric":
         # Importing fabric takes a fifth of a second; a program without ssh hosts does not pay it.
-        from reconciler.transports.ssh import FabricTransport
+        from reconciler.transports.ssh import FabricTransport  # noqa: PLC0415
 
         return FabricTransport(host.alias, connect_timeout_s=host.connect_timeout_s, config=config)
-    from reconciler.transports.openssh import OpenSshTransport
+    from reconciler.transports.openssh import OpenSshTransport  # noqa: PLC0415
 
     return OpenSshTransport(host.alias, connect_timeout_s=host.connect_timeout_s, config=config)

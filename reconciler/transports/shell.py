@@ -1,10 +1,11 @@
 """What travels to a remote login shell, and how its answer is known to be whole. Pure: no connection here.
 
-A login shell may be bash, csh or fish, may print noise from its start-up files, and an ssh client reports its own failures
-with an exit status that a command may also have. So three things are fixed:
+A login shell may be bash, csh or fish, may print noise from its start-up files, and an ssh client reports its own
+failures with an exit status that a command may also have. So three things are fixed:
 
-* The text handed to the login shell never changes (`LOGIN_COMMAND`) and means the same in all of them. The command itself
-  is the first line of standard input, read by a plain `sh` byte by byte (POSIX `read`), and what follows is the command's.
+* The text handed to the login shell never changes (`LOGIN_COMMAND`) and means the same in all of them. The command
+  itself is the first line of standard input, read by a plain `sh` byte by byte (POSIX `read`); what follows is the
+  command's own input.
 * Both output streams carry a random mark before the first and after the last byte of the command, with its exit status.
   Noise before is dropped; a missing end says that the connection was cut; nobody guesses from 255.
 * Arguments that are not plain ASCII travel as octal escapes, so no shell's notion of encoding touches them.
@@ -199,7 +200,8 @@ def words(raw: bytes) -> str:
 
 _CANNOT, _SHORT, _TOO_LARGE = 73, 75, 76
 
-# $1 directory, $2 temporary name, $3 final name, $4 size, $5 mode. The temporary file is the owner's alone until its mode is set.
+# $1 directory, $2 temporary name, $3 final name, $4 size, $5 mode. The temporary file is the owner's alone until its
+# mode is set.
 _PUT = f"""
 if [ -d "$3" ]; then echo "it is a directory" >&2; exit {_CANNOT}; fi
 mkdir -p "$1" || exit {_CANNOT}

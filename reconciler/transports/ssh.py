@@ -1,12 +1,13 @@
 """SSH through fabric: one connection per host, kept and reused. The only module that imports fabric and paramiko.
 
-Fabric holds the connection, the jump hosts and the keys. Commands go over its paramiko channel directly: `Connection.run`
-starts three threads and polls with sleeps (10 ms and more per command, and no deadline of its own).
+Fabric holds the connection, the jump hosts and the keys. Commands go over its paramiko channel directly:
+`Connection.run` starts three threads and polls with sleeps (10 ms and more per command, and no deadline of its own).
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import select
 import socket
 import subprocess
@@ -49,6 +50,8 @@ class FabricTransport:
         self._connect_timeout_s = connect_timeout_s
         self._login = " ".join(ssh_argv(config, alias))
         self._chain: list[Connection] = []
+        # Its own log would print a traceback for every connection that fails; the errors raised here say it.
+        logging.getLogger("paramiko").addHandler(logging.NullHandler())
 
     def run(self, command: Command, *, deadline_s: float) -> Completed:
         """See Transport.run."""
@@ -90,8 +93,8 @@ class FabricTransport:
         deadline = time.monotonic() + deadline_s
         frame = Frame(argv, output_max=output_max)
         channel = self._session(deadline)
-        # paramiko waits without a limit for the answer to a request and for room in a full socket. Past the deadline and
-        # the time to end the command, the socket is shut, which wakes it wherever it waits.
+        # paramiko waits without a limit for the answer to a request and for room in a full socket. Past the deadline
+        # and the time to end the command, the socket is shut, which wakes it wherever it waits.
         watchdog = threading.Timer(max(0.0, deadline - time.monotonic()) + _END_S, self._cut)
         watchdog.daemon = True
         watchdog.start()
@@ -114,8 +117,8 @@ class FabricTransport:
             return frame.completed()
         if frame.pid is None and channel.exit_status != -1:
             raise AccessRefused(
-                f"{self._alias}: the login shell ended with status {channel.exit_status} instead of running our command: "
-                f"{frame.words() or 'it said nothing'}",
+                f"{self._alias}: the login shell ended with status {channel.exit_status} instead of running our "
+                f"command: {frame.words() or 'it said nothing'}",
                 hint=f"Check that `{self._login} true` works.",
             )
         raise OutcomeUnknown(f"{self._alias}: the connection was cut while {argv[0]} ran")
@@ -204,13 +207,13 @@ class FabricTransport:
         return connection
 
 
-class _Check(paramiko.MissingHostKeyPolicy):
+class _Check(paramiko.MissingHostKeyPolicy):  # type: ignore[misc]
     """Asked for every key, because fabric's own list is left empty."""
 
     def __init__(self, hop: Endpoint, keys: list[hostkeys.KnownKey], login: str) -> None:
         self._hop, self._keys, self._login = hop, keys, login
 
-    def missing_host_key(self, client: Any, hostname: str, key: Any) -> None:
+    def missing_host_key(self, _client: Any, _hostname: str, key: Any) -> None:
         hostkeys.check(self._hop, self._keys, key.get_name(), key.asbytes(), login=self._login)
 
 
@@ -265,7 +268,11 @@ def _proxied(hop: Endpoint, command: str) -> socket.socket:
         command = command.replace(token, value)
     ours, theirs = socket.socketpair()
     process = subprocess.Popen(
-        ("sh", "-c", f"exec {command}"), stdin=theirs, stdout=theirs, stderr=subprocess.DEVNULL, start_new_session=True
+        ("sh", "-c", f"exec {command}"),
+        stdin=theirs.fileno(),
+        stdout=theirs.fileno(),
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
     )
     theirs.close()
     threading.Thread(target=process.wait, daemon=True).start()  # reaps it, whenever it ends
@@ -338,7 +345,8 @@ def _explain(error: BaseException, where: str, hop: Endpoint, login: str) -> Non
         agent = "no agent" if (hop.identity_agent or "").lower() == "none" else "the agent's keys"
         raise AccessRefused(
             f"{where}: login as {hop.user} was refused ({said}); tried {tried} and {agent}",
-            hint=f"Run `{login}`. When that asks for a password or a second factor, set `transport: openssh` for this host.",
+            hint=f"Run `{login}`. When that asks for a password or a second factor, set `transport: openssh` for "
+            "this host.",
         ) from error
     if isinstance(error, paramiko.SSHException) and "No authentication methods" in said:
         raise AccessRefused(

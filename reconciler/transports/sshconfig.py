@@ -58,8 +58,9 @@ def ssh_argv(config: Path | None, *arguments: str) -> tuple[str, ...]:
 def endpoint(alias: str, config: Path | None) -> Endpoint:
     """Ask `ssh -G` what the configuration says about `alias`.
 
-    `ssh -G` is asked because no library reads `Include`, `Match exec` and canonical names as ssh does. Raises Rejected for
-    a configuration that ssh refuses, Unreachable when it does not answer in time, AccessRefused without an ssh program.
+    `ssh -G` is asked because no library reads `Include`, `Match exec` and canonical names as ssh does. Raises
+    Rejected for a configuration that ssh refuses, Unreachable when it does not answer in time, AccessRefused without
+    an ssh program.
     """
     if shutil.which("ssh") is None:
         raise AccessRefused(f"{alias}: there is no `ssh` program here", hint="Install the OpenSSH client.")
@@ -68,6 +69,7 @@ def endpoint(alias: str, config: Path | None) -> Endpoint:
             ssh_argv(config, "-G", "--", *_destination(checked_alias(alias))),
             stdin=subprocess.DEVNULL,
             capture_output=True,
+            check=False,
             timeout=_CONFIG_S,
         )
     except subprocess.TimeoutExpired:
@@ -124,7 +126,7 @@ def _parse(alias: str, text: str) -> Endpoint:
 
 
 def _expanded(text: str, hostname: str, user: str) -> str:
-    """`~` and the tokens that make sense in a file name. ssh takes the home directory from the password file, not $HOME."""
+    """`~` and the tokens that make sense in a file name; as in ssh, home is that of the password file, not $HOME."""
     try:
         home = pwd.getpwuid(os.getuid()).pw_dir
     except KeyError:

@@ -1,9 +1,9 @@
 """Private ssh "hosts" on loopback for tests: real sshd processes that look like other machines.
 
-Host number n listens on 127.0.0.(10+n), all on one free port, each with its own host key; the client key, ssh_config and
-known_hosts are throw-away files. As root every host has its own hostname, HOME, /tmp, boot id and process list (Linux
-namespaces); otherwise a forced command gives each its own HOME. Nothing of the caller's ssh set-up is read or written.
-Everything is ended by the process ids that were started here.
+Host number n listens on 127.0.0.(10+n), all on one free port, each with its own host key; the client key, ssh_config
+and known_hosts are throw-away files. As root every host has its own hostname, HOME, /tmp, boot id and process list
+(Linux namespaces); otherwise a forced command gives each its own HOME. Nothing of the caller's ssh set-up is read or
+written. Everything is ended by the process ids that were started here.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ import pytest
 # Neither below /tmp nor below a home directory: hosts have their own of both, and must still see their files.
 BASE = Path("/var/tmp")
 UP_S = 10.0
+UNSHARE = ("unshare", "--mount", "--uts", "--pid", "--fork", "--kill-child", "--mount-proc")
 
 SSHD_CONFIG = """\
 ListenAddress {address}
@@ -67,7 +68,8 @@ Host *
     LogLevel ERROR
 """
 
-# PID 1 of a host's namespaces, as root. $1 host directory, $2 hostname, $3 HOME, $4 tmpfs size or "", $5 login shell or "".
+# PID 1 of a host's namespaces, as root.
+# $1 host directory, $2 hostname, $3 HOME, $4 its size as a tmpfs or "", $5 login shell or "", $6 sshd
 INSIDE = r"""
 set -e
 hostname "$2"
@@ -130,11 +132,7 @@ class Host:
         if self._lab.namespaces:
             user_home = pwd.getpwuid(os.getuid()).pw_dir
             inside = [str(self.root), self.name, user_home, self.home_size, self.login_shell, self._lab.sshd]
-            argv = "unshare --mount --uts --pid --fork --kill-child --mount-proc sh -c".split() + [
-                INSIDE,
-                "sh",
-                *inside,
-            ]
+            argv = [*UNSHARE, "sh", "-c", INSIDE, "sh", *inside]
         with (self.etc / "start.log").open("ab") as log:
             self._process = subprocess.Popen(
                 argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
@@ -263,7 +261,7 @@ class Lab:
 
     def start(self) -> None:
         if os.getuid() == 0:
-            # The directory that root's sshd was compiled to keep empty; a package makes it at boot, a container has none.
+            # root's sshd insists on this empty directory; a package makes it at boot, a container has none.
             Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
         for host in self.hosts.values():
             host.start()
@@ -292,8 +290,7 @@ def namespaces_work() -> bool:
     """True as root on a Linux that lets us make mount, uts and pid namespaces."""
     if os.getuid() != 0 or shutil.which("unshare") is None:
         return False
-    probe = "unshare --mount --uts --pid --fork --kill-child --mount-proc hostname probe".split()
-    return subprocess.run(probe, capture_output=True).returncode == 0
+    return subprocess.run([*UNSHARE, "hostname", "probe"], capture_output=True).returncode == 0
 
 
 @contextlib.contextmanager
