@@ -27,8 +27,9 @@ class Completed:
 class Transport(Protocol):
     """How commands and files reach one host. Not thread-safe: a host's lane owns it.
 
-    All methods raise Unreachable (nothing was done), OutcomeUnknown (cut or past the deadline; the command may have run) or
-    AccessRefused (host key, credentials, missing master connection). Deadlines are seconds and are always kept.
+    All methods raise Unreachable (nothing was done), OutcomeUnknown (cut or past the deadline; the command may have
+    run) or AccessRefused (host key, credentials, missing master connection). Deadlines are seconds and are always
+    kept; ending what still runs may take half a second more.
     """
 
     def run(self, command: Command, *, deadline_s: float) -> Completed:
