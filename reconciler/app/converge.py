@@ -13,7 +13,7 @@ from reconciler.core.errors import ReconcilerError, Retry
 from reconciler.core.job import Desired
 from reconciler.core.memory import Memory
 from reconciler.core.names import JobKey
-from reconciler.core.observation import Census, Observation
+from reconciler.core.observation import Census, Observation, Sighting
 from reconciler.core.phase import Phase
 from reconciler.core.plan import Plan, World, plan
 from reconciler.core.protocols import Known, Look
@@ -57,6 +57,14 @@ class Pass:
     def moving(self) -> bool:
         """A later pass will find something else without anybody's doing: a run is alive, a try is due, or a job waits."""
         return any(view.phase in _MOVING for view in self.plan.views)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Runs found by their mark, and the hosts that could not be asked, with the reason."""
+
+    runs: tuple[Sighting, ...]
+    unseen: Mapping[str, str] = field(hash=False)
 
 
 _STUCK = frozenset({Phase.HELD, Phase.FAILED, Phase.UNKNOWN})
@@ -125,7 +133,8 @@ class Reconciler:
         }
         if missing:
             more = {
-                host: Look(looks[host].known if host in looks else (), host in unscanned, probe=True) for host in missing
+                host: Look(looks[host].known if host in looks else (), host in unscanned, probe=True)
+                for host in missing
             }
             censuses |= self._observe(more, tick)
             world = self._world(state, memories, unscanned, censuses)
@@ -168,6 +177,25 @@ class Reconciler:
         finally:
             store.unlock()
         return done
+
+    def probe(self) -> dict[str, Census]:
+        """Ask every host that is driven what it has and what runs there."""
+        looks = {view.name: Look(probe=True) for view in self._ports.hosts if view.kind in ("local", "plain")}
+        return self._observe(looks, None)
+
+    def find_runs(self, job: JobKey) -> Found:
+        """Look everywhere for runs of a job that carry our mark, newest living first."""
+        looks = {view.name: Look(scan=True) for view in self._ports.hosts if view.kind in ("local", "plain")}
+        censuses = self._observe(looks, None)
+        runs = [
+            seen
+            for census in censuses.values()
+            for seen in census.sightings.values()
+            if seen.run is not None and seen.run.job == job and seen.run.owner == self._ports.owner
+        ]
+        runs.sort(key=lambda seen: (seen.alive, seen.run.attempt if seen.run else 0), reverse=True)
+        unseen = {host: census.error for host, census in censuses.items() if not census.complete}
+        return Found(tuple(runs), unseen)
 
     def _unscanned(self) -> frozenset[str]:
         ours = frozenset(view.name for view in self._ports.hosts if view.kind in ("local", "plain"))

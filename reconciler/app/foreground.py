@@ -44,7 +44,7 @@ def run_here(spec: JobSpec, secrets: Mapping[str, Secret], *, directory: Path, r
         "RECONCILER_CONFIG": str(config),
         "RECONCILER_CHECKPOINT_DIR": str(checkpoints),
         "RECONCILER_RESULTS_DIR": str(results),
-        "RECONCILER_RESUME_FROM": found or "",
+        "RECONCILER_RESUME_FROM": found.path if found else "",
         "RECONCILER_STATUS_DIR": str(status),
         "RECONCILER_WORK_DIR": str(source.resolve()),
         "THESEUS_ROOT": str(base),
@@ -54,7 +54,9 @@ def run_here(spec: JobSpec, secrets: Mapping[str, Secret], *, directory: Path, r
         **spec.env,
         **{name: secret.reveal() for name, secret in secrets.items()},
     }
-    commands = [["bash", "-lc", stage.shell] if stage.shell is not None else list(stage.argv or ()) for stage in spec.stages]
+    commands = [
+        ["bash", "-lc", stage.shell] if stage.shell is not None else list(stage.argv or ()) for stage in spec.stages
+    ]
     if spec.job_key:
         commands = [[sys.executable, "-m", "runtime.run_job", spec.job_key]]
     for command in commands:

@@ -9,11 +9,15 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from typing import TypeVar
 
 from reconciler.core.errors import ReconcilerError, Retry
 
 # How often a waiting pass wakes to renew its lock: a fraction of the lock's term (store.sqlite.LOCK_TERM_S).
 TICK_S = 10.0
+
+
+T = TypeVar("T")
 
 
 class Crashed(ReconcilerError):
@@ -28,7 +32,7 @@ class Lanes:
     def __init__(self) -> None:
         self._threads: dict[str, ThreadPoolExecutor] = {}
 
-    def each[T](
+    def each(
         self, work: Mapping[str, Callable[[], T]], *, tick: Callable[[], None] | None = None
     ) -> Iterator[tuple[str, T | ReconcilerError]]:
         """Run one piece of work per host; yield (host, result or error) as they finish.
@@ -60,7 +64,7 @@ class Lanes:
         return self._threads[host]
 
 
-def _guarded[T](host: str, call: Callable[[], T]) -> T | ReconcilerError:
+def _guarded(host: str, call: Callable[[], T]) -> T | ReconcilerError:
     try:
         return call()
     except ReconcilerError as error:

@@ -69,7 +69,9 @@ def watch(
                 done = reconciler.apply(seen, why="watch", report=on_done)
             elif refused != seen.plan.refusal.message:
                 refused = seen.plan.refusal.message
-                on_error(ReconcilerError(refused, hint="Run `reconciler apply` with that flag; watch goes on with nothing."))
+                on_error(
+                    ReconcilerError(refused, hint="Run `reconciler apply` with that flag; watch goes on with nothing.")
+                )
             due = clock.now() + _pause(seen, done, pace, clock.now())
         except Moved:
             due = clock.now()

@@ -32,7 +32,8 @@ def apply(
         bool, typer.Option("--wait", help="Go on until nothing moves any more: every job finished, held or suspended.")
     ] = False,
     timeout_s: Annotated[
-        float | None, typer.Option("--timeout", metavar="SECONDS", help="With --wait: stop waiting after this long (exit 4).")
+        float | None,
+        typer.Option("--timeout", metavar="SECONDS", help="With --wait: stop waiting after this long (exit 4)."),
     ] = None,
     why: Annotated[str, typer.Option("--why", metavar="TEXT", help="Kept in the journal.")] = "apply",
     assume_empty: AssumeEmpty = None,
@@ -88,7 +89,9 @@ class Applying:
                 show_plan(seen, next_step=None)
             if ask and seen.plan.effects and agreed != seen.plan.digest:
                 if agreed is not None:
-                    return self._end(seen, Exit.STALE, "The world moved while you were reading. Nothing was done; apply again.")
+                    return self._end(
+                        seen, Exit.STALE, "The world moved while you were reading. Nothing was done; apply again."
+                    )
                 if not sys.stdin.isatty() or self._quiet:
                     message = "Nothing was done: without a terminal to ask on, say --yes or give a saved plan"
                     return self._end(seen, Exit.ERROR, message)

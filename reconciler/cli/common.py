@@ -48,11 +48,15 @@ JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="project/group/n
 Jobs = Annotated[list[str] | None, typer.Argument(metavar="[JOB]...", help="Only these jobs (all when none is named).")]
 AssumeEmpty = Annotated[
     list[str] | None,
-    typer.Option("--assume-empty", metavar="HOST", help="Take it that no job of ours runs on HOST, which cannot be asked."),
+    typer.Option(
+        "--assume-empty", metavar="HOST", help="Take it that no job of ours runs on HOST, which cannot be asked."
+    ),
 ]
 ConfirmDelete = Annotated[
     int | None,
-    typer.Option("--confirm-delete", metavar="N", help="Yes, remove N live jobs (the message of a refused pass names N)."),
+    typer.Option(
+        "--confirm-delete", metavar="N", help="Yes, remove N live jobs (the message of a refused pass names N)."
+    ),
 ]
 
 

@@ -95,7 +95,8 @@ def _text(told: dict[str, object]) -> list[str]:
     spent = [item for item in budgets if item["spent"]]
     if spent:
         words = ", ".join(
-            f"{item['cause']} {item['spent']} of {'unlimited' if item['limit'] is None else item['limit']}" for item in spent
+            f"{item['cause']} {item['spent']} of {'unlimited' if item['limit'] is None else item['limit']}"
+            for item in spent
         )
         lines.append(f"  Requeues spent: {words}")
     action = told["next_action"]

@@ -6,11 +6,11 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from reconciler.cli.out import coloured, say
-from reconciler.core.actions import View
 
 if TYPE_CHECKING:
     from reconciler.app.act import Done
     from reconciler.app.converge import Pass
+    from reconciler.core.actions import View
 
 _COLOURS = {
     "Running": "green",

@@ -22,7 +22,9 @@ def register(app: typer.Typer) -> None:
 def logs(
     job: JobArgument,
     follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on until the run has ended.")] = False,
-    attempt: Annotated[int | None, typer.Option("--attempt", metavar="N", help="An earlier attempt (default: the newest).")] = None,
+    attempt: Annotated[
+        int | None, typer.Option("--attempt", metavar="N", help="An earlier attempt (default: the newest).")
+    ] = None,
     tail_bytes: Annotated[
         int | None, typer.Option("--tail", metavar="BYTES", help="Only the last BYTES (default: everything).")
     ] = None,

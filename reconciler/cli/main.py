@@ -49,7 +49,8 @@ def options(
         Path | None, typer.Option("--inventory", "-d", metavar="PATH", help="The machines you have.")
     ] = None,
     state: Annotated[
-        Path | None, typer.Option("--state", metavar="DIR", envvar="RECONCILER_STATE", help="Where journal and memory lie.")
+        Path | None,
+        typer.Option("--state", metavar="DIR", envvar="RECONCILER_STATE", help="Where journal and memory lie."),
     ] = None,
     ref: Annotated[str, typer.Option("--ref", metavar="REF", help="The commit whose manifests are wanted.")] = "HEAD",
     working_tree: Annotated[

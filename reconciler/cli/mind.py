@@ -75,7 +75,9 @@ def adopt(job: JobArgument) -> int:
 def forget(
     job: JobArgument,
     why: Annotated[str, typer.Option("--why", metavar="TEXT", help="Kept in the journal.")] = "by hand",
-    force: Annotated[bool, typer.Option("--force", help="Also when a run of it may be alive: it then goes on, unminded.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Also when a run of it may be alive: it then goes on, unminded.")
+    ] = False,
 ) -> int:
     """Stop minding a job: its run, if any, goes on by itself, and a job with a manifest starts anew.
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from reconciler.cli.common import GLOBALS, AssumeEmpty, ConfirmDelete, Exit, Jobs, Json, find_jobs, session
+
+if TYPE_CHECKING:
+    from reconciler.app.converge import Pass
 
 
 def register(app: typer.Typer) -> None:
@@ -16,7 +19,9 @@ def register(app: typer.Typer) -> None:
 
 def plan(
     jobs: Jobs = None,
-    out: Annotated[Path | None, typer.Option("-o", "--out", metavar="FILE", help="Save the plan for `apply FILE`.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", metavar="FILE", help="Save the plan for `apply FILE`.")
+    ] = None,
     show: Annotated[
         str | None, typer.Option("--show", metavar="JOB", help="Print exactly what would be sent to JOB's host.")
     ] = None,
@@ -76,6 +81,3 @@ def document(seen: Pass, code: Exit) -> dict[str, object]:
             problems=state.problems,
         )
     )
-
-
-from reconciler.app.converge import Pass  # noqa: E402

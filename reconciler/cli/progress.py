@@ -43,7 +43,11 @@ class Transfers:
             from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
             self._bars = Progress(
-                TextColumn("sending {task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn(), transient=True
+                TextColumn("sending {task.description}"),
+                BarColumn(),
+                DownloadColumn(),
+                TimeRemainingColumn(),
+                transient=True,
             )
             self._bars.start()
         if what not in self._tasks:

@@ -35,7 +35,9 @@ def run(
         wanted = state.desired.get(key)
         if wanted is None:
             problem = state.frozen.get(key)
-            raise ReconcilerError(f"The manifest of {key} cannot be used: {problem}" if problem else f"{key} has no manifest")
+            raise ReconcilerError(
+                f"The manifest of {key} cannot be used: {problem}" if problem else f"{key} has no manifest"
+            )
         spec = reconciler.ports.decode(wanted.normal)
         secrets = reconciler.ports.secrets(spec, "")
         return run_here(spec, secrets, directory=settings().directory, root=root)

@@ -28,7 +28,9 @@ def load_plan(path: Path) -> dict[str, Any]:
     try:
         saved = json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        raise ReconcilerError(f"{path} cannot be read as a plan: {error}", hint="Make one with: reconciler plan -o FILE") from error
+        raise ReconcilerError(
+            f"{path} cannot be read as a plan: {error}", hint="Make one with: reconciler plan -o FILE"
+        ) from error
     if not isinstance(saved, dict) or saved.get("version") != 1 or not isinstance(saved.get("digest"), str):
         raise ReconcilerError(f"{path} is not a plan of this version", hint="Make one with: reconciler plan -o FILE")
     return saved

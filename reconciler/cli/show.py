@@ -96,4 +96,8 @@ def closing(seen: Pass, done: Iterable[Done]) -> str:
     now = ", ".join(f"{count} {phase}" for phase, count in sorted(phases.items())) or "no jobs"
     if not items:
         return f"Nothing to do. Jobs: {now}."
-    return f"Done: {len(items) - bad} action{'s' * (len(items) - bad != 1)}" + (f", {bad} did not work" if bad else "") + f". Jobs at the last look: {now}."
+    return (
+        f"Done: {len(items) - bad} action{'s' * (len(items) - bad != 1)}"
+        + (f", {bad} did not work" if bad else "")
+        + f". Jobs at the last look: {now}."
+    )

@@ -19,7 +19,9 @@ def register(app: typer.Typer) -> None:
 
 def status(
     jobs: Jobs = None,
-    live: Annotated[bool, typer.Option("-w", "--watch", help="Redraw until interrupted, or until nothing moves.")] = False,
+    live: Annotated[
+        bool, typer.Option("-w", "--watch", help="Redraw until interrupted, or until nothing moves.")
+    ] = False,
     interval_s: Annotated[float, typer.Option("--interval", metavar="SECONDS", min=0.1, help="With -w.")] = 1.0,
     as_json: Json = False,
 ) -> int:
@@ -66,7 +68,10 @@ def plain(seen: Pass) -> list[str]:
     for view in seen.plan.views:
         rows.append((str(view.job), view.phase.value, str(view.attempt or ""), view.host, bar(view), view.message))
     widths = [max(len(row[column]) for row in rows) for column in range(5)]
-    return ["  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[5]]).rstrip() for row in rows]
+    return [
+        "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[5]]).rstrip()
+        for row in rows
+    ]
 
 
 def document(seen: Pass, now: float) -> dict[str, object]:

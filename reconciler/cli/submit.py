@@ -17,9 +17,15 @@ def register(app: typer.Typer) -> None:
 
 def submit(
     name: Annotated[str, typer.Argument(help="project/group/name, or just a name.")],
-    command: Annotated[list[str], typer.Argument(help="The command and its arguments; options of submit stand before NAME.")],
-    chip: Annotated[str | None, typer.Option("--chip", help="h100, a100-sxm4-80gb, …; any accelerator when left out.")] = None,
-    n_chips: Annotated[int | None, typer.Option("-n", "--n-chips", "--n_chips", min=0, help="How many; 0 is CPU.")] = None,
+    command: Annotated[
+        list[str], typer.Argument(help="The command and its arguments; options of submit stand before NAME.")
+    ],
+    chip: Annotated[
+        str | None, typer.Option("--chip", help="h100, a100-sxm4-80gb, …; any accelerator when left out.")
+    ] = None,
+    n_chips: Annotated[
+        int | None, typer.Option("-n", "--n-chips", "--n_chips", min=0, help="How many; 0 is CPU.")
+    ] = None,
     cluster: Annotated[list[str] | None, typer.Option("--cluster", help="Only these clusters.")] = None,
     exclude_cluster: Annotated[list[str] | None, typer.Option("--exclude-cluster", help="Not these clusters.")] = None,
     host: Annotated[list[str] | None, typer.Option("--host", help="Only these hosts.")] = None,
@@ -27,7 +33,9 @@ def submit(
     dirty: Annotated[bool, typer.Option("--dirty", help="Ship uncommitted changes of the code, too.")] = False,
     no_source: Annotated[bool, typer.Option("--no-source", help="Ship no code: the command is all.")] = False,
     commit: Annotated[bool, typer.Option("--commit/--no-commit", help="Commit the manifest, and apply it.")] = True,
-    again: Annotated[bool, typer.Option("--again", help="The manifest exists: raise its generation, so that it runs again.")] = False,
+    again: Annotated[
+        bool, typer.Option("--again", help="The manifest exists: raise its generation, so that it runs again.")
+    ] = False,
 ) -> int:
     """Write manifests/PROJECT/GROUP/NAME.yaml, commit it alone, and apply it.
 
@@ -58,5 +66,3 @@ def submit(
     with session() as reconciler:
         reconciler.select(frozenset({written.key}))
         return Applying(reconciler, "submit", quiet=False).run(None, ask=False, wait=False, timeout_s=None)
-
-

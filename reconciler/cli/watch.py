@@ -22,7 +22,9 @@ def watch(
     interval_s: Annotated[
         float, typer.Option("--interval", metavar="SECONDS", min=0.1, help="Between looks while something runs.")
     ] = 5.0,
-    idle_s: Annotated[float, typer.Option("--idle", metavar="SECONDS", min=0.1, help="Between looks while nothing does.")] = 60.0,
+    idle_s: Annotated[
+        float, typer.Option("--idle", metavar="SECONDS", min=0.1, help="Between looks while nothing does.")
+    ] = 60.0,
     assume_empty: AssumeEmpty = None,
     confirm_delete: ConfirmDelete = None,
 ) -> int:

@@ -210,17 +210,25 @@ def _begin(
         message = f"{memory.last_end}; the next try waits out the back-off"
         return wait(memory, desired, "BackingOff", message, next_try=memory.not_before)
     if memory.attempt == 0 and world.unscanned:
-        hosts = ", ".join(world.unscanned)
-        message = (
-            f"{hosts} has not been looked at since this state was created, so this job may already run there; "
-            f"it starts when {hosts} answers, or at once with --assume-empty {world.unscanned[0]}"
-        )
+        message = _never_seen(world)
         return wait(memory, desired, "HostNeverSeen", message, held=True)
     request = world.decode(desired.normal).request
     found = place(request, world.hosts, world.observation.censuses, taken, world.chip_of)
     if isinstance(found, Unplaceable):
         return wait(memory, desired, "Unplaceable", found.sentence, unplaceable=found)
     return launch(memory, desired, found)
+
+
+def _never_seen(world: World) -> str:
+    """Why a job without a memory must not start yet: a run of it may live where nobody has looked."""
+    named = []
+    for host in world.unscanned:
+        census = world.observation.censuses.get(host)
+        named.append(f"{host} ({census.error})" if census and census.error else host)
+    return (
+        f"not yet looked at since this state was created: {', '.join(named)}. A run of this job may be there already. It starts "
+        f"when they answer, or with --assume-empty {world.unscanned[0]} if no run of yours is there"
+    )
 
 
 def _dependencies(world: World, desired: Desired, tended: Mapping[JobKey, Tended]) -> tuple[str, str, bool] | None:

@@ -16,7 +16,8 @@ from reconciler.core.observation import Capacity, Census, Gpu
 
 @dataclass(frozen=True, slots=True)
 class HostView:
-    """What the solver needs to know of a host. `chips` is what the inventory grants per chip; empty means CPU only.
+    """What the solver needs to know of a host. `chips` is what the inventory grants per chip; empty means CPU only, None
+    whatever the machine turns out to have.
 
     `slots` bounds CPU jobs at once. An accelerator counts as busy from `busy_mib` of used memory on.
     """
@@ -24,7 +25,7 @@ class HostView:
     name: str
     kind: str
     cluster: str
-    chips: Mapping[str, int] = field(hash=False)
+    chips: Mapping[str, int] | None = field(hash=False)
     slots: int | None = None
     busy_mib: int = 100
 
@@ -116,9 +117,9 @@ def _forbidden(request: Request, host: HostView) -> str | None:
         return f"its cluster {host.cluster} is not among request.clusters ({', '.join(request.clusters)})"
     if host.cluster in request.exclude_clusters:
         return f"its cluster {host.cluster} is in request.exclude_clusters"
-    if request.min_chips == 0:
+    if request.min_chips == 0 or host.chips is None:
         return None
-    granted = _granted(request, host)
+    granted = _granted(request, host.chips)
     if granted == 0:
         what = request.chip or "any chip"
         return f"has no {what}" if host.chips else "has no chips in the inventory (CPU only)"
@@ -127,10 +128,10 @@ def _forbidden(request: Request, host: HostView) -> str | None:
     return None
 
 
-def _granted(request: Request, host: HostView) -> int:
+def _granted(request: Request, chips: Mapping[str, int]) -> int:
     if request.chip is not None:
-        return max(0, host.chips.get(request.chip, 0))
-    return sum(count for count in host.chips.values() if count > 0)
+        return max(0, chips.get(request.chip, 0))
+    return sum(count for count in chips.values() if count > 0)
 
 
 def _fit(
@@ -157,7 +158,8 @@ def _fit(
         seen = ", ".join(sorted({gpu.name for gpu in capacity.gpus})) or "none"
         return f"nvidia-smi shows {len(right)} {request.chip or 'accelerators'}, {request.min_chips} asked (it has: {seen})"
     # The inventory's count is a grant: of 8 accelerators with `h100: 4`, ours may hold 4 at a time.
-    room = _granted(request, host) - sum(gpu.ident in ours for gpu in right)
+    granted = len(right) if host.chips is None else _granted(request, host.chips)
+    room = granted - sum(gpu.ident in ours for gpu in right)
     free = [gpu for gpu in right if gpu.ident not in ours and gpu.used_mib < host.busy_mib]
     if min(room, len(free)) < request.min_chips:
         busy = sum(gpu.used_mib >= host.busy_mib and gpu.ident not in ours for gpu in right)

@@ -1,0 +1,66 @@
+"""What each host has and what is free there, by the same rules as the solver's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from reconciler.app.converge import Reconciler
+from reconciler.core.observation import Census
+from reconciler.core.solve import HostView, Reservations
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One host. `chips` counts what the solver may give, `free` what it could give now."""
+
+    name: str
+    kind: str
+    cluster: str
+    reachable: bool | None
+    chips: Mapping[str, int] = field(hash=False)
+    free: Mapping[str, int] = field(hash=False)
+    slots: int | None
+    slots_free: int | None
+    note: str = ""
+
+
+def survey(reconciler: Reconciler) -> list[Row]:
+    """Ask every host now."""
+    censuses = reconciler.probe()
+    taken = Reservations()
+    for host, census in censuses.items():
+        for seen in census.sightings.values():
+            if seen.alive and seen.run is not None:
+                taken.take(host, seen.run.gpus)
+    return [_row(view, censuses.get(view.name), taken, reconciler) for view in reconciler.ports.hosts]
+
+
+def _row(view: HostView, census: Census | None, taken: Reservations, reconciler: Reconciler) -> Row:
+    promised = dict(view.chips or {})
+    if census is None:
+        return Row(view.name, view.kind, view.cluster, None, promised, {}, None, None, "not driven by this version")
+    if not census.complete or census.capacity is None:
+        return Row(view.name, view.kind, view.cluster, False, promised, {}, view.slots, 0, census.error)
+    capacity = census.capacity
+    slots = capacity.cpus if view.slots is None else view.slots
+    slots_free = max(0, slots - taken.cpu_jobs.get(view.name, 0))
+    held = taken.gpus.get(view.name, set())
+    there: dict[str, int] = {}
+    free: dict[str, int] = {}
+    ours: dict[str, int] = {}
+    for gpu in capacity.gpus or ():
+        chip = reconciler.ports.chip_of(gpu) or gpu.name
+        there[chip] = there.get(chip, 0) + 1
+        ours[chip] = ours.get(chip, 0) + (gpu.ident in held)
+        if gpu.ident not in held and gpu.used_mib < view.busy_mib:
+            free[chip] = free.get(chip, 0) + 1
+    granted = there if view.chips is None else promised
+    free = {chip: min(free.get(chip, 0), max(0, count - ours.get(chip, 0))) for chip, count in granted.items()}
+    notes = [capacity.error] if capacity.error else []
+    notes += [
+        f"the inventory grants {n} {chip}, nvidia-smi shows {there.get(chip, 0)}"
+        for chip, n in promised.items()
+        if there.get(chip, 0) < n
+    ]
+    return Row(view.name, view.kind, view.cluster, True, granted, free, slots, slots_free, "; ".join(notes))

@@ -1,0 +1,159 @@
+"""Checks that say what to fix: this machine, the manifests, every host."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from reconciler.app.check import check_all
+from reconciler.app.lanes import Lanes
+from reconciler.app.wiring import Hosts, Settings, find_place, read_inventory, transport_settings
+from reconciler.core.errors import ReconcilerError
+from reconciler.core.inventory import Cluster, LocalHost, PlainHost
+from reconciler.core.protocols import Look
+from reconciler.core.transport import Command
+
+_DEADLINE_S = 30.0
+# A node whose clock is off does no harm here (clocks are never compared), but it spoils log times and TLS.
+CLOCK_OFF_MAX_S = 60.0
+
+# What a run needs of its host, in one command: interpreter, tools, and whether each path can be written.
+_LOOK = """
+echo "shell ok"
+for p in "$1" python3 python3.13 python3.12 python3.11 python3.10 python3.9 python3.8; do
+  [ -n "$p" ] || continue
+  v=$("$p" -c 'import sys; print("%d.%d" % sys.version_info[:2] if sys.version_info >= (3, 8) else "")' 2>/dev/null)
+  [ -n "$v" ] && { echo "python $v $p"; break; }
+done
+for t in git tar gzip bash rsync uv nvidia-smi; do command -v "$t" >/dev/null 2>&1 && echo "tool $t"; done
+[ -x "$HOME/.local/bin/uv" ] && echo "tool uv"
+echo "clock $(date -u +%s)"
+shift
+for d in "$@"; do
+  if mkdir -p "$d" 2>/dev/null && t="$d/.reconciler-doctor.$$" && : > "$t" 2>/dev/null; then
+    rm -f "$t"; echo "writable $(df -Pk "$d" 2>/dev/null | awk 'NR==2{print $4}') $d"
+  else echo "unwritable 0 $d"; fi
+done
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing looked at. `fix` says what to do when it is not ok."""
+
+    where: str
+    what: str
+    ok: bool
+    detail: str
+    fix: str = ""
+
+
+def examine(settings: Settings, names: Iterable[str] | None) -> list[Finding]:
+    """All findings, this machine first. Raises ManifestError when there is no usable inventory to take hosts from."""
+    findings = list(_here(settings))
+    place = find_place(settings)
+    inventory = read_inventory(settings, place)
+    wanted = list(names) if names else list(inventory.order)
+    unknown = [name for name in wanted if name not in inventory.hosts]
+    if unknown:
+        raise ReconcilerError(
+            f"No host is called {unknown[0]!r}", hint=f"The inventory has: {', '.join(inventory.order)}"
+        )
+    hosts = Hosts(inventory)
+    lanes = Lanes()
+    calls: dict[str, Callable[[], list[Finding]]] = {}
+    for name in wanted:
+        host = inventory.hosts[name]
+        if isinstance(host, (LocalHost, PlainHost)):
+            calls[name] = _host_call(host, inventory.cluster_of(name), hosts)
+        else:
+            findings.append(Finding(name, "type", False, f"{host.type} hosts are not driven by this version"))
+    try:
+        results = dict(lanes.each(calls))
+    finally:
+        hosts.close()
+        lanes.close()
+    for name in calls:
+        result = results[name]
+        if isinstance(result, ReconcilerError):
+            findings.append(Finding(name, "connection", False, result.message, result.hint))
+        else:
+            findings.extend(result)
+    return findings
+
+
+def _here(settings: Settings) -> Iterable[Finding]:
+    here = "this machine"
+    for tool, need in (("git", True), ("ssh", False), ("rsync", False)):
+        found = shutil.which(tool)
+        fix = "" if found else f"Install {tool}" + ("." if need else " if a host or job needs it.")
+        yield Finding(here, tool, bool(found) or not need, found or "not found", fix)
+    try:
+        checked = check_all(settings)
+    except ReconcilerError as error:
+        yield Finding(here, "manifests", False, error.message, error.hint)
+        return
+    for problem in checked.problems[:10]:
+        yield Finding(here, "manifests", False, str(problem))
+    if not checked.problems:
+        yield Finding(here, "manifests", True, f"{checked.jobs} jobs in {checked.files} files{checked.tail}")
+
+
+def _host_call(host: LocalHost | PlainHost, cluster: Cluster, hosts: Hosts) -> Callable[[], list[Finding]]:
+    return lambda: list(_host(host, cluster, hosts))
+
+
+def _host(host: LocalHost | PlainHost, cluster: Cluster, hosts: Hosts) -> Iterable[Finding]:
+    paths = [cluster.root, cluster.work, cluster.share, cluster.status, cluster.checkpoints, cluster.results]
+    transport = hosts.shipping(host.name).transport
+    started = time.monotonic()
+    done = transport.run(Command(("sh", "-c", _LOOK, "sh", host.python or "", *paths)), deadline_s=_DEADLINE_S)
+    took = time.monotonic() - started
+    lines = [line.split(" ", 1) for line in done.stdout.decode(errors="replace").splitlines() if " " in line]
+    facts = {kind: rest for kind, rest in lines if kind in ("shell", "python", "clock")}
+    tools = {rest for kind, rest in lines if kind == "tool"}
+    how = transport_settings(host).kind
+    yield Finding(host.name, "connection", "shell" in facts, f"{how}, {took * 1000:.0f} ms to connect and look")
+    python = facts.get("python")
+    yield Finding(
+        host.name,
+        "python",
+        python is not None,
+        python or "no Python 3.8 or newer",
+        "" if python else "Install python3, or name an interpreter with `python:` in the inventory.",
+    )
+    for tool in ("tar", "gzip", "bash"):
+        if tool not in tools:
+            yield Finding(host.name, tool, False, "not found", f"Install {tool} on {host.name}.")
+    if "uv" not in tools:
+        yield Finding(host.name, "uv", True, "not found; only jobs that ship a pyproject.toml and set `python` need it")
+    for kind, rest in lines:
+        if kind in ("writable", "unwritable"):
+            free, _, path = rest.partition(" ")
+            ok = kind == "writable"
+            detail = f"{path}, {int(free) / 1048576:.1f} GiB free" if ok and free.isdigit() else path
+            yield Finding(
+                host.name, "path", ok, detail, "" if ok else "Create it, or give the login the right to write there."
+            )
+    if "clock" in facts and facts["clock"].isdigit():
+        off = int(facts["clock"]) - time.time()
+        ok = abs(off) < CLOCK_OFF_MAX_S + took
+        yield Finding(
+            host.name, "clock", ok, f"{off:+.0f} s from ours", "" if ok else "Set up NTP; runs are not harmed by it."
+        )
+    census = hosts.backend(host.name).observe(Look(probe=True))
+    yield Finding(
+        host.name,
+        "observe",
+        census.complete,
+        f"{len(census.sightings)} runs may be alive" if census.complete else census.error,
+    )
+    capacity = census.capacity
+    if capacity is not None and host.chips:
+        found = len(capacity.gpus or ())
+        need = sum(host.chips.values())
+        detail = capacity.error or f"{found} seen by nvidia-smi, {need} in the inventory"
+        fix = "" if found >= need else "Correct `chips:` in the inventory, or look at nvidia-smi on the host."
+        yield Finding(host.name, "accelerators", found >= need and not capacity.error, detail, fix)

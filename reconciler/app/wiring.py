@@ -1,0 +1,298 @@
+"""Settings to concrete ports: the only place where implementations are chosen."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets as randomness
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import platformdirs
+
+from reconciler.app.desired import ManifestSource
+from reconciler.app.ports import Ports
+from reconciler.app.shipping import HostShipping, RepositoryShipper
+from reconciler.app.watch import git_fingerprint
+from reconciler.backends.node import NodeBackend, NodePaths, NodeSettings
+from reconciler.core.chips import chip_of_nvidia
+from reconciler.core.errors import ReconcilerError, SourceError
+from reconciler.core.inventory import Host, Inventory, LocalHost, PlainHost
+from reconciler.core.job import JobSpec
+from reconciler.core.observation import Gpu
+from reconciler.core.protocols import Backend
+from reconciler.core.secret import Secret
+from reconciler.core.solve import HostView
+from reconciler.core.transport import Transport
+from reconciler.load.inventory import find_inventory
+from reconciler.load.normal import decode
+from reconciler.load.secrets import Resolver
+from reconciler.source import git
+from reconciler.source.owner import owner_of
+from reconciler.store.cache import FileCache
+from reconciler.store.sqlite import SqliteStore
+from reconciler.transports.registry import TransportSettings, open_transport
+from runtime.bundle import bundle_digest
+
+MANIFESTS = "manifests"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The global options of the command line."""
+
+    directory: Path
+    inventory: Path | None = None
+    state: Path | None = None
+    working_tree: bool = False
+    ref: str = "HEAD"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where manifests are read: `subdir` of `root`; `git_dir` None outside of git."""
+
+    root: Path
+    subdir: str
+    git_dir: Path | None
+
+
+class SystemClock:
+    """This machine's clock."""
+
+    def now(self) -> float:
+        return time.time()
+
+    def sleep(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+
+def find_place(settings: Settings) -> Place:
+    """`manifests/` of the given directory when it has one, else the directory itself. Raises SourceError."""
+    root = settings.directory.resolve()
+    if not root.is_dir():
+        raise SourceError(
+            f"{settings.directory} is not a directory", hint="Name the repository of manifests with -C DIR."
+        )
+    status, out, _ = git.ask(root, "rev-parse", "--absolute-git-dir")
+    git_dir = Path(out.decode(errors="surrogateescape").strip()) if status == 0 else None
+    has_folder = (root / MANIFESTS).is_dir()
+    if not has_folder and git_dir is not None:
+        # The folder may exist in the commit and not on disk (sparse checkout, bare repository).
+        has_folder = git.ask(root, "cat-file", "-e", f"{settings.ref}:./{MANIFESTS}")[0] == 0
+    return Place(root, MANIFESTS if has_folder else ".", git_dir)
+
+
+def read_inventory(settings: Settings, place: Place) -> Inventory:
+    """The inventory in force (DESIGN section 5 gives the order). Raises ManifestError."""
+    return find_inventory(
+        settings.inventory,
+        env=os.environ,
+        manifests_dir=place.root / place.subdir,
+        home=Path.home(),
+        state_dir=_state_base(settings),
+    )
+
+
+@contextmanager
+def open_ports(settings: Settings) -> Iterator[Ports]:
+    """The real world behind the ports. Connections are made when first used and closed at the end."""
+    place = find_place(settings)
+    working_tree = settings.working_tree or place.git_dir is None
+    cache_dir = _cache_base(settings) / hashlib.sha256(str(place.root).encode()).hexdigest()[:16]
+    owner = _owner(place, cache_dir)
+    inventory = read_inventory(settings, place)
+    store = SqliteStore(_state_base(settings) / owner[:16] / "state.sqlite")
+    hosts = Hosts(inventory)
+    try:
+        yield Ports(
+            source=ManifestSource(
+                place.root,
+                place.subdir,
+                settings.ref,
+                working_tree=working_tree,
+                cache=FileCache(cache_dir / "desired.json"),
+            ),
+            store=store,
+            clock=SystemClock(),
+            shipper=RepositoryShipper(place.root, cache_dir, hosts.shipping),
+            hosts=tuple(view_of(host) for host in inventory.ordered()),
+            backends=hosts.backend,
+            secrets=secrets_of(inventory, place.root),
+            token=lambda: randomness.token_hex(16),
+            decode=decode,
+            chip_of=chip_of,
+            owner=owner,
+            inventory_digest=inventory.digest,
+        )
+    finally:
+        hosts.close()
+        store.close()
+
+
+def view_of(host: Host) -> HostView:
+    """What the solver sees of a host."""
+    match host:
+        case LocalHost():
+            return HostView(host.name, "local", host.cluster, host.chips, host.slots, host.busy_mib)
+        case PlainHost():
+            return HostView(host.name, "plain", host.cluster, host.chips, host.slots, host.busy_mib)
+        case _:
+            return HostView(host.name, host.type, host.cluster, {})
+
+
+def chip_of(gpu: Gpu) -> str | None:
+    """The chip key of an accelerator as nvidia-smi names it."""
+    return chip_of_nvidia(gpu.name, gpu.memory_total_mib)
+
+
+def secrets_of(inventory: Inventory, root: Path) -> Callable[[JobSpec, str], Mapping[str, Secret]]:
+    """Resolves a job's secrets, and those of its host's cluster, at launch. Raises SecretError."""
+    resolver = Resolver(base=root, home=Path.home(), environ=os.environ)
+
+    def resolve(spec: JobSpec, host: str) -> Mapping[str, Secret]:
+        found = {name: resolver.resolve(name, ref) for name, ref in spec.secrets.items()}
+        if host in inventory.hosts:
+            for name, credential in inventory.cluster_of(host).secrets.items():
+                if name not in found and name not in spec.env:
+                    found[name] = resolver.resolve(name, credential)
+        return found
+
+    return resolve
+
+
+class Hosts:
+    """Backends and transports by host, opened when first used. Each is used by its host's lane only."""
+
+    def __init__(self, inventory: Inventory) -> None:
+        self._inventory = inventory
+        self._transports: dict[str, Transport] = {}
+        self._backends: dict[str, NodeBackend] = {}
+        self._shipping: dict[str, HostShipping] = {}
+        self._bundle: str | None = None
+        self._opening = threading.Lock()
+
+    def backend(self, name: str) -> Backend:
+        """The backend of a host. Raises ReconcilerError for a host this version does not drive."""
+        with self._opening:
+            self._open(name)
+            return self._backends[name]
+
+    def shipping(self, name: str) -> HostShipping:
+        """How code reaches a host. Raises ReconcilerError like `backend`."""
+        with self._opening:
+            self._open(name)
+            return self._shipping[name]
+
+    def close(self) -> None:
+        for transport in self._transports.values():
+            transport.close()
+
+    def _open(self, name: str) -> None:
+        if name in self._backends:
+            return
+        host = self._inventory.hosts.get(name)
+        if host is None:
+            raise ReconcilerError(
+                f"Host {name} is not in the inventory", hint="Put it back, or `reconciler forget` its jobs."
+            )
+        if not isinstance(host, (LocalHost, PlainHost)):
+            raise ReconcilerError(f"Host {name} is of type {host.type}, which this version does not drive")
+        cluster = self._inventory.cluster_of(name)
+        if self._bundle is None:
+            self._bundle = bundle_digest()
+        settings = transport_settings(host)
+        transport = open_transport(settings)
+        shipping = HostShipping(name, transport, settings, cluster.share, self._bundle)
+        python = host.python or (sys.executable if isinstance(host, LocalHost) else None)
+        paths = NodePaths(
+            status=cluster.status,
+            work=cluster.work,
+            checkpoints=cluster.checkpoints,
+            results=cluster.results,
+            bundle=shipping.bundle_dir,
+        )
+        self._transports[name] = transport
+        self._shipping[name] = shipping
+        self._backends[name] = NodeBackend(
+            NodeSettings(name, paths, env={**cluster.env, **host.env}, uv_groups=host.uv_groups, python=python),
+            transport,
+            shipping.install_bundle,
+        )
+
+
+def transport_settings(host: LocalHost | PlainHost) -> TransportSettings:
+    """How a host of the inventory is reached."""
+    if isinstance(host, LocalHost):
+        return TransportSettings("local", host.name)
+    return TransportSettings(host.transport, host.ssh, connect_timeout_s=host.connect_timeout_s)
+
+
+def fingerprint_of(
+    settings: Settings, stop: threading.Event
+) -> tuple[Callable[[], object], Callable[[float], bool], Callable[[], None]]:
+    """For `watch`: a cheap name of the source's state, a wait that file events shorten, and its end."""
+    place = find_place(settings)
+    working_tree = settings.working_tree or place.git_dir is None
+    folder = place.root / place.subdir if working_tree else None
+    git_dir = place.git_dir or place.root
+    watched = [
+        path for path in (folder, git_dir / "refs" / "heads", git_dir / "logs") if path is not None and path.is_dir()
+    ]
+    events = FileEvents(watched, stop)
+    return git_fingerprint(git_dir, folder), events.wait, events.close
+
+
+class FileEvents:
+    """Wakes the loop when something below the watched folders changes; where that cannot be had, waits the time out."""
+
+    def __init__(self, folders: list[Path], stop: threading.Event) -> None:
+        self._stop = stop
+        self._moved = threading.Event()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, args=(folders,), name="file-events", daemon=True)
+        if folders:
+            self._thread.start()
+
+    def wait(self, seconds: float) -> bool:
+        """True when a file event came within that time. Returns early when told to stop, within a quarter of a second."""
+        until = time.monotonic() + seconds
+        while not self._stop.is_set() and (left := until - time.monotonic()) > 0:
+            if self._moved.wait(min(left, 0.25)):
+                self._moved.clear()
+                return True
+        return False
+
+    def close(self) -> None:
+        self._ended.set()
+
+    def _run(self, folders: list[Path]) -> None:
+        from watchfiles import watch  # noqa: PLC0415  only `watch` pays for it
+
+        try:
+            for _ in watch(*folders, stop_event=self._ended, debounce=50, step=20, raise_interrupt=False):
+                self._moved.set()
+        except (OSError, RuntimeError):
+            return  # no inotify watches left, or a file system without events: the timer alone suffices
+
+
+def _owner(place: Place, cache_dir: Path) -> str:
+    cache = FileCache(cache_dir / "owner.json")
+    known = cache.load("1").get("owner")
+    owner = owner_of(place.root, known=known, in_git=place.git_dir is not None)
+    if owner != known:
+        cache.save("1", {"owner": owner})
+    return owner
+
+
+def _state_base(settings: Settings) -> Path:
+    return settings.state or Path(platformdirs.user_state_dir("reconciler"))
+
+
+def _cache_base(settings: Settings) -> Path:
+    return settings.state / "cache" if settings.state else Path(platformdirs.user_cache_dir("reconciler"))

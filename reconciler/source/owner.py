@@ -1,0 +1,39 @@
+"""Whose jobs are these? One identity per repository of manifests, the same in every clone of it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import socket
+from pathlib import Path
+
+from reconciler.core.errors import SourceError
+from reconciler.source import git
+
+OWNER_VARIABLE = "RECONCILER_OWNER"
+
+
+def owner_of(root: Path, *, known: str | None, in_git: bool) -> str:
+    """The mark that runs carry: the repository's first commit, so that clones and CI agree and other people's jobs differ.
+
+    `known` is an earlier answer for the same place: when that commit is still there, history need not be walked again.
+    $RECONCILER_OWNER overrides. Without git it is this machine, user and directory. Raises SourceError for a shallow clone,
+    whose first commit is not the repository's.
+    """
+    named = os.environ.get(OWNER_VARIABLE)
+    if named:
+        return named
+    if not in_git:
+        place = f"{socket.gethostname()}:{os.getuid()}:{root.resolve()}"
+        return "dir-" + hashlib.sha256(place.encode()).hexdigest()[:16]
+    if known and git.ask(root, "merge-base", "--is-ancestor", git.object_id(known), "HEAD")[0] == 0:
+        return known
+    if git.tell(root, "rev-parse", "--is-shallow-repository").strip() == b"true":
+        raise SourceError(
+            f"{root} is a shallow clone: its first commit, by which runs are known as this repository's, is not there",
+            hint=f"Fetch the whole history (git fetch --unshallow; in CI: fetch-depth 0), or set ${OWNER_VARIABLE}.",
+        )
+    roots = sorted(git.tell(root, "rev-list", "--max-parents=0", "HEAD").decode().split())
+    if not roots:
+        raise SourceError(f"{root} has no commit yet", hint="Commit a manifest, or use --working-tree.")
+    return roots[0]
