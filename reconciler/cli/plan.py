@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from reconciler.cli.common import GLOBALS, AssumeEmpty, ConfirmDelete, Exit, Jobs, Json, find_jobs, session
+from reconciler.cli.common import GLOBALS, AssumeEmpty, ConfirmDelete, Exit, Jobs, Json, find_job, find_jobs, session
 
 if TYPE_CHECKING:
     from reconciler.app.converge import Pass
@@ -44,8 +44,7 @@ def plan(
         reconciler.select(find_jobs(reconciler, jobs))
         seen = reconciler.look()
         if show is not None:
-            [job] = find_jobs(reconciler, [show]) or ()
-            emit(preview(reconciler, seen, job))
+            emit(preview(reconciler, seen, find_job(reconciler, show)))
             return int(Exit.DONE)
         code = exit_code_of(seen)
         if out is not None:

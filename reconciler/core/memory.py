@@ -170,7 +170,18 @@ class Forgotten:
 
 
 Line = (
-    Launching | Launched | Refused | Unsettled | Stopping | Stopped | Ended | Adopted | Edited | Requested | Forgotten
+    Launching
+    | Launched
+    | Refused
+    | Deferred
+    | Unsettled
+    | Stopping
+    | Stopped
+    | Ended
+    | Adopted
+    | Edited
+    | Requested
+    | Forgotten
 )
 
 

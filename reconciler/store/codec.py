@@ -147,7 +147,6 @@ def load_memory(job: JobKey, text: str) -> Memory:
     """The inverse of `dump_memory`. Raises KeyError, TypeError or ValueError for a record of another version."""
     body = json.loads(text)
     stop = body.get("stop")
-    stone = body.get("tombstone")
     pin_for = body.get("pin_for")
     return Memory(
         job,
@@ -162,9 +161,7 @@ def load_memory(job: JobKey, text: str) -> Memory:
         spent={Cause(cause): count for cause, count in body.get("spent", {}).items()},
         unlucky=body.get("unlucky", 0),
         not_before=body.get("not_before", 0.0),
-        tombstone=Tombstone(Phase(stone[0]), *stone[1:5], Cause(stone[5]) if stone[5] else None, *stone[6:])
-        if stone
-        else None,
+        tombstone=_stone(body["tombstone"]) if "tombstone" in body else None,
         last_end=body.get("last_end", ""),
         last_phase=Phase(body["last_phase"]) if "last_phase" in body else None,
         last_host=body.get("last_host", ""),
@@ -172,6 +169,13 @@ def load_memory(job: JobKey, text: str) -> Memory:
         cancelled=body.get("cancelled", False),
         pin=body.get("pin"),
         pin_for=(pin_for[0], pin_for[1]) if pin_for else None,
+    )
+
+
+def _stone(body: list[Any]) -> Tombstone:
+    phase, digest, generation, run_id, host, cause, exit_code, message, at = body
+    return Tombstone(
+        Phase(phase), digest, generation, run_id, host, Cause(cause) if cause else None, exit_code, message, at
     )
 
 
