@@ -2,8 +2,8 @@
 
     python benchmarks/validate.py [--count 1000 10000] [--profile]
 
-Each figure is a fresh interpreter's, imports included; best of three. The manifests are one file each, 25 lines, different in
-name, learning rate and size.
+Each figure is a fresh interpreter's, imports included; best of three. The manifests are one file each, 25 lines,
+different in name, learning rate and size.
 """
 
 from __future__ import annotations

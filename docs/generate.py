@@ -1,4 +1,7 @@
-"""Writes docs/manifest.md and docs/inventory.md from the schema files. `python docs/generate.py`; a test holds them current."""
+"""Writes docs/manifest.md and docs/inventory.md from the schema files; a test holds them current.
+
+python docs/generate.py
+"""
 
 from __future__ import annotations
 
@@ -18,41 +21,41 @@ from reconciler.load.schema import schema  # noqa: E402
 MANIFEST = """\
 # Manifest reference
 
-Written by `docs/generate.py` from `schemas/job.schema.json`; edit that file, not this one. For completion in an editor, put
-`# yaml-language-server: $schema=PATH/schemas/job.schema.json` on the first line of a manifest.
+Written by `docs/generate.py` from `schemas/job.schema.json`; edit that file, not this one. For completion in an
+editor, put `# yaml-language-server: $schema=PATH/schemas/job.schema.json` on the first line of a manifest.
 
-A manifest is a YAML file (`*.yaml`, `*.yml`) with one or more documents. The identity of a job is `project/group/name`,
-never the path of its file: moving a file changes nothing. Files whose name starts with `_` or `.`, hidden directories and the
-`inventory.yaml` at the root are not read as manifests.
+A manifest is a YAML file (`*.yaml`, `*.yml`) with one or more documents. The identity of a job is
+`project/group/name`, never the path of its file: moving a file changes nothing. Files whose name starts with `_` or
+`.`, hidden directories and the `inventory.yaml` at the root are not read as manifests.
 
-**Effect of an edit** on a live run: *none*; *in place*: it counts from the next pass on; *replace*: another run is needed,
-and `spec.on_change` says whether it is made or waits for you. Comments, the order of keys, writing a default out and other
-spellings of the same value (`90m`, `1h30m`, `"1:30:00"`) change nothing.
+**Effect of an edit** on a live run: *none*; *in place*: it counts from the next pass on; *replace*: another run is
+needed, and `spec.on_change` says whether it is made or waits for you. Comments, the order of keys, writing a default
+out and other spellings of the same value (`90m`, `1h30m`, `"1:30:00"`) change nothing.
 
 ## YAML without surprises
 
 Text means the same to every YAML reader, or it is refused with the line and what to write instead: `yes`, `no`, `on`,
-`off`, `True`, `~`, `010`, `0o10`, `1_000`, `1:30:00`, `.5`, `.inf`, dates, keys that are not text, keys written twice, tags,
-merge keys (`<<`), tabs that indent, control characters, anything that is not UTF-8. `3.10` and `3e-4` are numbers; where text
-is expected they are refused, so that nobody's Python 3.10 becomes 3.1. Anchors and aliases (`&x`, `*x`) are read.
-A document holds at most 100,000 values, nested at most 64 deep, and a file 1 MiB.
+`off`, `True`, `~`, `010`, `0o10`, `1_000`, `1:30:00`, `.5`, `.inf`, dates, keys that are not text, keys written
+twice, tags, merge keys (`<<`), tabs that indent, control characters, anything that is not UTF-8. `3.10` and `3e-4`
+are numbers; where text is expected they are refused, so that nobody's Python 3.10 becomes 3.1. Anchors and aliases
+(`&x`, `*x`) are read. A document holds at most 100,000 values, nested at most 64 deep, and a file 1 MiB.
 
 ## Durations and memory
 
-A duration is `30s`, `10m`, `2h`, `1d`, `1w`, several of them from the largest down (`1h30m`), a clock in quotes (`"1:30:00"`,
-`"2-00:00:00"`) or whole seconds. `1:30` is refused, because it is a minute and a half to Slurm. Memory is `512M`, `128G`, `1T`
-or bytes; K, M, G and T, with or without `i`, are powers of 1024, as in Slurm.
+A duration is `30s`, `10m`, `2h`, `1d`, `1w`, several of them from the largest down (`1h30m`), a clock in quotes
+(`"1:30:00"`, `"2-00:00:00"`) or whole seconds. `1:30` is refused, because it is a minute and a half to Slurm. Memory
+is `512M`, `128G`, `1T` or bytes; K, M, G and T, with or without `i`, are powers of 1024, as in Slurm.
 
 ## Defaults of a directory
 
-`_defaults.yaml` holds `metadata` (without a name) and `spec` values for every job of its directory and the ones below; deeper
-files go over shallower ones, and a job's own values over both. Mappings are merged, lists and everything else are replaced.
-What a job runs (`command`, `job`, `stages`) and each secret are taken whole.
+`_defaults.yaml` holds `metadata` (without a name) and `spec` values for every job of its directory and the ones
+below; deeper files go over shallower ones, and a job's own values over both. Mappings are merged, lists and
+everything else are replaced. What a job runs (`command`, `job`, `stages`) and each secret are taken whole.
 
 ## What happens to a broken document
 
-It is told with file and line, and its job is frozen: a run that is live stays as it is, and nothing is launched. The other
-documents go on. Where the job's name cannot be read with certainty, no job at all is removed in that pass.
+It is told with file and line, and its job is frozen: a run that is live stays as it is, and nothing is launched. The
+other documents go on. Where the job's name cannot be read with certainty, no job at all is removed in that pass.
 
 ## Fields
 
@@ -63,9 +66,10 @@ INVENTORY = """\
 
 Written by `docs/generate.py` from `schemas/inventory.schema.json`; edit that file, not this one.
 
-The inventory is looked for in this order: `--inventory PATH`, `$RECONCILER_INVENTORY`, `inventory.yaml` beside the manifests,
-`~/.reconciler.yaml`, `~/.theseus.yaml`, else one built-in host `local`, this machine. An existing `~/.theseus.yaml` is read
-unchanged. Names that lead nowhere (a host's cluster, an entry of `priority`), unknown types, fields and chips are errors.
+The inventory is looked for in this order: `--inventory PATH`, `$RECONCILER_INVENTORY`, `inventory.yaml` beside the
+manifests, `~/.reconciler.yaml`, `~/.theseus.yaml`, else one built-in host `local`, this machine. An existing
+`~/.theseus.yaml` is read unchanged. Names that lead nowhere (a host's cluster, an entry of `priority`), unknown
+types, fields and chips are errors.
 
 A credential (`mount`, `wandb`, `hf_token` of a cluster) may be written out, or better be a reference: `{env: NAME}`,
 `{file: PATH}` or `{command: [program, argument]}`. Its value is in no message, plan, log or script.
@@ -75,6 +79,9 @@ Chips: CHIPS. On Volcano hosts the keys of `chips` may be any label.
 ## Fields
 
 """
+
+
+PLAIN_HEAD = "| field | type | default | meaning | example |\n| --- | --- | --- | --- | --- |\n"
 
 
 def kind_of(node: dict[str, Any]) -> str:
@@ -122,7 +129,7 @@ def manifest() -> str:
 
 def inventory() -> str:
     document = schema("inventory")
-    head = "| field | type | default | meaning | example |\n| --- | --- | --- | --- | --- |\n"
+    head = PLAIN_HEAD
     chips = ", ".join(f"`{chip}`" for chip in CHIPS)
     parts = [INVENTORY.replace("CHIPS", chips) + head + "\n".join(rows(document, "", document, effects=False))]
     for name, node in document["$defs"].items():
