@@ -11,7 +11,7 @@ import json
 import os
 import sys
 
-from runtime import claim, contract, environment, prepare, process, signals
+from runtime import claim, environment, prepare, process, signals
 from runtime.contract import Refused
 from runtime.node import Node
 from runtime.request import check_run

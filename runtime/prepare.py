@@ -15,7 +15,7 @@ from runtime.record import tail
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import tarfile
-    from typing import Any, Dict, Iterator, List, Optional, Tuple
+    from typing import Iterator, List, Optional, Tuple
 
     from runtime.contract import Run
     from runtime.environment import Environ

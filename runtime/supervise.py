@@ -7,7 +7,7 @@ import signal
 import sys
 import time
 
-from runtime import claim, contract, environment, ending, files, logs, memory, prepare, process, signals, status
+from runtime import claim, contract, ending, environment, files, logs, memory, prepare, process, signals, status
 from runtime.record import Record, tail
 
 TYPE_CHECKING = False

@@ -43,7 +43,7 @@ def line_of(action: Action, width: int) -> str:
     glyph, colour = GLYPH[action.verb]
     if action.verb is Verb.HOLD and action.reason != "HostUnknown":
         glyph = "!"
-    return f"{styled(f'{glyph} {action.verb.value:<8}', colour)} {str(action.job):<{width}}  {action.message}"
+    return f"{styled(f'{glyph} {action.verb.value:<8}', colour)} {action.job!s:<{width}}  {action.message}"
 
 
 def summary(seen: Pass) -> str:

@@ -134,7 +134,7 @@ def _never_started(
         and not memory.suspended
         and not memory.cancelled
     ):
-        message = f"the launch of attempt {run.attempt} on {run.host} was cut short and left nothing; the same attempt is sent again"
+        message = f"the launch of attempt {run.attempt} on {run.host} was cut short and left nothing; it is sent again"
         verb = Verb.LAUNCH if run.attempt == 1 else Verb.REQUEUE
         effect = Start(None, run.attempt, run.commit, again=run)
         action = Action(verb, memory.job, "LaunchUnsettled", message, run.run_id, run.host, effect=effect)
@@ -143,7 +143,8 @@ def _never_started(
         message = f"the launch of attempt {run.attempt} is unsettled and the manifest is broken"
         return Tended(memory, lines, _view(memory, run, Phase.HELD, "Frozen", message, frozen=True))
     if now - memory.run_at < LATE_START_S:
-        message = f"the launch of attempt {run.attempt} on {run.host} was cut short and is no longer wanted; making sure that it does not start late"
+        message = f"the launch of attempt {run.attempt} on {run.host} was cut short and is no longer wanted; "
+        message += "making sure that it does not start late"
         return Tended(memory, lines, _view(memory, run, Phase.PENDING, "LaunchUnsettled", message))
     why = "its launch never happened and it is no longer wanted"
     line: Line = Forgotten(why) if desired is None else Refused(run.run_id, why, 0.0)

@@ -280,7 +280,7 @@ def _guard(world: World, actions: Iterable[Action], tended: Mapping[JobKey, Tend
     names = ", ".join(str(action.job) for action in removals[:5]) + (", …" if len(removals) > 5 else "")
     flag = f"--confirm-delete {len(removals)}"
     return Refusal(
-        f"This would remove {len(removals)} of {live} live jobs ({names}). Nothing was done. If that is what you want, add {flag}",
+        f"This would remove {len(removals)} of {live} live jobs ({names}). Nothing was done. If you want that, add {flag}",
         flag,
     )
 
