@@ -43,8 +43,10 @@ def changes(old: Mapping[str, Json], new: Mapping[str, Json]) -> tuple[Change, .
     result: dict[str, Change] = {}
     for items in found.values():
         for item in items:
-            path = _path(item.path(output_format="list"))
-            result[path] = Change(path, _value(item.t1), _value(item.t2), effect_of(path))
+            parts = item.path(output_format="list")
+            field = ".".join(part for part in parts if isinstance(part, str))
+            path = _path(parts)
+            result[path] = Change(path, _value(item.t1), _value(item.t2), effect_of(field))
     return tuple(result[path] for path in sorted(result))
 
 
