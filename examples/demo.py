@@ -98,7 +98,17 @@ def make_repository() -> None:
     shutil.copy2(HERE / "tiny-jax" / "train.py", JOBS / "train.py")
     (JOBS / "manifests" / "train.yaml").write_text(MANIFEST.format(python=json.dumps(sys.executable)))
     (JOBS / "manifests" / "inventory.yaml").write_text(INVENTORY.format(root=json.dumps(str(ROOT))[1:-1]))
-    git = ["git", "-C", str(JOBS), "-c", "user.name=demo", "-c", "user.email=demo@localhost", "-c", "commit.gpgsign=false"]
+    git = [
+        "git",
+        "-C",
+        str(JOBS),
+        "-c",
+        "user.name=demo",
+        "-c",
+        "user.email=demo@localhost",
+        "-c",
+        "commit.gpgsign=false",
+    ]
     subprocess.run(["git", "init", "-q", str(JOBS)], check=True)
     subprocess.run([*git, "add", "-A"], check=True)
     subprocess.run([*git, "commit", "-q", "-m", "Train a tiny model"], check=True)
@@ -136,7 +146,11 @@ def newest_run() -> Path | None:
 def resumed_step() -> int:
     """The step that attempt 2 says it resumed from."""
     logs = subprocess.run(
-        [sys.executable, "-m", "reconciler", "-C", str(JOBS), "logs", JOB], env=environment(), capture_output=True, text=True, check=True
+        [sys.executable, "-m", "reconciler", "-C", str(JOBS), "logs", JOB],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=True,
     ).stdout
     words = next((line for line in logs.splitlines() if line.startswith("resumed from step ")), "resumed from step 0")
     return int(words.split()[3].rstrip(",.:;"))
@@ -157,7 +171,7 @@ def read(path: Path) -> dict[str, object]:
     return found if isinstance(found, dict) else {}
 
 
-def reconciler(*arguments: str, expect: tuple[int, ...]= (0,)) -> str:
+def reconciler(*arguments: str, expect: tuple[int, ...] = (0,)) -> str:
     """Run one command as a user would, showing it and what it prints; returns what it printed when that was captured."""
     command = [sys.executable, "-m", "reconciler", "-C", str(JOBS), *arguments]
     print(f"\n$ reconciler {shlex.join(arguments)}", flush=True)

@@ -48,7 +48,9 @@ def key(name: str = "a") -> JobKey:
     return JobKey("general", "default", name)
 
 
-def run_of(wanted: Desired, *, attempt: int = 1, host: str = "ws", owner: str = OWNER, gpus: tuple[str, ...] = ()) -> Run:
+def run_of(
+    wanted: Desired, *, attempt: int = 1, host: str = "ws", owner: str = OWNER, gpus: tuple[str, ...] = ()
+) -> Run:
     return Run(
         job=wanted.key,
         run_id=run_id(wanted.key, wanted.digest, attempt),

@@ -169,7 +169,9 @@ def test_a_removed_manifest_deletes_the_run_last_and_marks_it_destructive():
     wanted = [job(f"j{n}") for n in range(9)]
     runs = [run_of(item) for item in wanted]
     made = planned([*wanted[1:], job("new")], [live_memory(run) for run in runs], [census(*map(seen, runs), cpus=99)])
-    assert words(made) == ["launch new New", "delete j0 ManifestRemoved"] or words(made)[-1] == "delete j0 ManifestRemoved"
+    assert (
+        words(made) == ["launch new New", "delete j0 ManifestRemoved"] or words(made)[-1] == "delete j0 ManifestRemoved"
+    )
     assert made.actions[-1].destructive
     assert made.refusal is None
 
@@ -197,7 +199,16 @@ def test_a_frozen_job_that_ends_is_not_started_again():
 
 @pytest.mark.parametrize(
     ("live", "removed", "refused"),
-    [(8, 2, False), (7, 2, True), (8, 3, True), (2, 2, True), (5, 1, False), (1, 1, True), (100, 25, False), (100, 26, True)],
+    [
+        (8, 2, False),
+        (7, 2, True),
+        (8, 3, True),
+        (2, 2, True),
+        (5, 1, False),
+        (1, 1, True),
+        (100, 25, False),
+        (100, 26, True),
+    ],
 )
 def test_the_guard_refuses_to_remove_more_than_a_quarter_or_everything(live, removed, refused):
     wanted = [job(f"j{n}") for n in range(live)]
@@ -350,7 +361,9 @@ def test_a_job_waits_for_hosts_this_store_never_looked_at():
 def test_a_dependency_seen_to_finish_lets_its_dependant_start_in_the_same_pass():
     first, second = job("a"), job("b", depends_on=["general/default/a"])
     run = run_of(first)
-    assert phase_of(planned([first, second], [live_memory(run)], [census(seen(run))]), "b") == "Pending DependencyWaiting"
+    assert (
+        phase_of(planned([first, second], [live_memory(run)], [census(seen(run))]), "b") == "Pending DependencyWaiting"
+    )
     made = planned([first, second], [live_memory(run)], [census(seen(run, ReportStatus.COMPLETED, alive=False))])
     assert words(made) == ["launch b New"]
 
