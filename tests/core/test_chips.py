@@ -52,7 +52,9 @@ def test_tpu_types_tell_chip_and_counts(text: str, chip: str, count: int, chips:
     assert (found.chip, found.count, found.chips) == (chip, count, chips)
 
 
-@pytest.mark.parametrize("text", ["", "v4", "v9-8", "v4-", "h100", "v4-0", "v4-1", "V4-32", "v4-32\n", "v4-2x", "v4-" + "9" * 30])
+@pytest.mark.parametrize(
+    "text", ["", "v4", "v9-8", "v4-", "h100", "v4-0", "v4-1", "V4-32", "v4-32\n", "v4-2x", "v4-" + "9" * 30]
+)
 def test_other_tpu_types_are_refused(text: str) -> None:
     with pytest.raises(ValueError, match="TPU"):
         parse_accelerator_type(text)

@@ -18,7 +18,9 @@ def test_hosts_come_in_the_order_given() -> None:
 
 
 def test_credentials_are_apart_from_plain_variables_and_do_not_print() -> None:
-    cluster = Cluster(*[getattr(CLUSTER, name) for name in CLUSTER.__slots__[:9]], wandb=Secret("s3cr3t"), wandb_entity="lab")
+    cluster = Cluster(
+        *[getattr(CLUSTER, name) for name in CLUSTER.__slots__[:9]], wandb=Secret("s3cr3t"), wandb_entity="lab"
+    )
     assert cluster.env == {"WANDB_ENTITY": "lab"}
     assert list(cluster.secrets) == ["WANDB_API_KEY"]
     assert "s3cr3t" not in repr(cluster)

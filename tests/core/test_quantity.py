@@ -41,7 +41,8 @@ def test_a_duration_shown_is_read_back(total: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "expected"), [("1M", 1 << 20), ("128G", 128 << 30), ("64Gi", 64 << 30), ("2T", 2 << 40), (1 << 30, 1 << 30)]
+    ("text", "expected"),
+    [("1M", 1 << 20), ("128G", 128 << 30), ("64Gi", 64 << 30), ("2T", 2 << 40), (1 << 30, 1 << 30)],
 )
 def test_memory_is_read_in_bytes_and_units_are_powers_of_1024(text: int | str, expected: int) -> None:
     assert bytes_of(text) == expected
