@@ -26,7 +26,7 @@ ENTRY_FIELDS = ("command", "job", "stages")
 class Defaults:
     """What holds for one directory: the merged values of its chain of files.
 
-    `broken` is the path of the first file of the chain that could not be read; jobs below are then frozen. `project` and
+    `broken` is the path of the first file of the chain that cannot be read; jobs below are then frozen. `project` and
     `group` are what the chain gives them, and `identity_known` says whether that can be trusted although a file is
     broken.
     """

@@ -53,7 +53,8 @@ spec:
   command: [python, train.py]
   config: {training: {per_device_batch_size: -1}}
   source: {repo: ., ref: HEAD, dirty: false, mode: archive, submodules: true}
-  request: {chip: h100, min_chips: 16, n_shards: 2, clusters: [hpc], exclude_clusters: [], hosts: [], time: "2-00:00:00", mem: 128G}
+  request:
+    {chip: h100, min_chips: 16, n_shards: 2, clusters: [hpc], exclude_clusters: [], hosts: [], time: "2-00:00:00", mem: 128G}
   env: {NCCL_DEBUG: WARN}
   secrets:
     A: {env: WANDB_API_KEY}
@@ -64,7 +65,8 @@ spec:
   setup: [source ~/env.sh]
   modules: [cuda/12]
   checkpoint: {dir: null, keep_on_delete: true}
-  restart: {preemption: unlimited, infrastructure: 10, failure: 3, timeout: 0, out_of_memory: 1, backoff: {initial: 10s, max: 10m}}
+  restart: {preemption: unlimited, infrastructure: 10, failure: 3, timeout: 0, out_of_memory: 1,
+            backoff: {initial: 10s, max: 10m}}
   on_change: hold
   suspend: false
   deletion: orphan
@@ -147,7 +149,7 @@ WRONG = {
     "command: [a], job: b": "spec needs exactly one of command, job and stages: it has command and job",
     "env: {A: b}": "spec needs exactly one of command, job and stages: it has none of them",
     "command: [a, 3]": 'spec.command[1]: 3 is a number and text is expected here: write "3"',
-    "command: [a], python: {version: 3.10}": 'spec.python.version: 3.10 is a number and text is expected here: write "3.10"',
+    "command: [a], python: {version: 3.10}": '3.10 is a number and text is expected here: write "3.10"',
     "command: [a], env: {A: 1}": 'spec.env.A: 1 is a number and text is expected here: write "1"',
     "command: [a], env: {A: true}": 'spec.env.A: true is a boolean and text is expected here: write "true"',
     "command: [a], env: {A: no}": 'spec.env.A: no is read by YAML as a boolean: write false, or "no" for text',

@@ -1,4 +1,4 @@
-"""What the repository itself holds is right: example manifests, the example inventory, and the pages made from schemas."""
+"""What the repository itself holds is right: manifests, inventory, and the pages made from schemas."""
 
 from __future__ import annotations
 

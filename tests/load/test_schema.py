@@ -172,9 +172,10 @@ def test_a_pattern_does_not_take_a_last_newline() -> None:
 
 
 def test_a_document_that_is_right_never_imports_the_slow_validator() -> None:
+    text = b"apiVersion: reconciler/v1\nkind: Job\nmetadata: {name: a}\nspec: {command: [x]}"
     program = (
         "import sys; from reconciler.load.documents import load_documents;"
-        "loaded = load_documents([('a.yaml', b'apiVersion: reconciler/v1\\nkind: Job\\nmetadata: {name: a}\\nspec: {command: [x]}')]);"
+        f"loaded = load_documents([('a.yaml', {text!r})]);"
         "assert loaded.desired and 'jsonschema' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT)
