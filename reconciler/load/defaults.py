@@ -26,7 +26,7 @@ ENTRY_FIELDS = ("command", "job", "stages")
 class Defaults:
     """What holds for one directory: the merged values of its chain of files.
 
-    `broken` names the first file of the chain that could not be read; jobs below are then frozen. `project` and
+    `broken` is the path of the first file of the chain that cannot be read; jobs below are then frozen. `project` and
     `group` are what the chain gives them, and `identity_known` says whether that can be trusted although a file is
     broken.
     """
@@ -109,7 +109,7 @@ def _read(path: str, data: bytes, problems: list[Problem]) -> Defaults:
         return Defaults(_mapping(document.value, "metadata"), _mapping(document.value, "spec"))
     problems.extend(found)
     identity = _identity(document) if len(documents) == 1 else None
-    return Defaults(identity or {}, {}, broken=f"{path}:{found[0].line}", identity_known=identity is not None)
+    return Defaults(identity or {}, {}, broken=path, identity_known=identity is not None)
 
 
 def _identity(document: Document) -> dict[str, Any] | None:

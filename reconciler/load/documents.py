@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import posixpath
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -36,6 +37,8 @@ class FileLoad:
     problems: tuple[Problem, ...] = ()
     frozen: frozenset[JobKey] = frozenset()
     complete: bool = True
+    # The `_defaults.yaml` above it that is broken, and holds its jobs.
+    held_by: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +101,8 @@ def load_file(path: str, data: bytes, tree: DefaultsTree) -> FileLoad:
         keys = _keys(document, under)
         frozen |= keys
         complete = complete and bool(keys)
-    return FileLoad(path, tuple(desired), tuple(problems), frozenset(frozen), complete)
+    problems.sort(key=lambda problem: problem.line)
+    return FileLoad(path, tuple(desired), tuple(problems), frozenset(frozen), complete, under.broken)
 
 
 def _job(document: Document, under: Defaults, problems: list[Problem]) -> Desired | None:
@@ -229,9 +233,12 @@ def combine(loads: Iterable[FileLoad], tree: DefaultsTree, paths: Sequence[str] 
     problems: list[Problem] = list(tree.problems)
     frozen: set[JobKey] = set()
     doubles: dict[JobKey, list[Desired]] = {}
+    held: Counter[str] = Counter()
     complete = True
     for load in loads:
         problems.extend(load.problems)
+        if load.held_by is not None:
+            held[load.held_by] += len(load.frozen)
         frozen |= load.frozen
         complete = complete and load.complete
         for job in load.desired:
@@ -242,6 +249,11 @@ def combine(loads: Iterable[FileLoad], tree: DefaultsTree, paths: Sequence[str] 
         Problem(path, 0, f"This file is not read: name it {DEFAULTS_NAME}")
         for path in paths
         if posixpath.basename(path) == "_defaults.yml"
+    )
+    problems.extend(
+        Problem(path, 0, f"{count} job{'s' * (count != 1)} below this file keep what they have until it is right")
+        for path, count in held.items()
+        if count
     )
     for key, same in doubles.items():
         for job in same:

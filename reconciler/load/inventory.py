@@ -7,7 +7,7 @@ fields and chips, paths that mean nothing on another machine. A credential's val
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -107,29 +107,32 @@ def _told(document: Document) -> list[Problem]:
     """The problems of the text, without the values of credentials."""
     if not document.parsed:
         return list(document.problems)
-    return [
-        replace(problem, message=f"{path}: {_HIDDEN}") if _is_credential(path.split(".")) else problem
-        for problem, path in zip(document.problems, document.touched, strict=False)
-    ]
+    told: list[Problem] = []
+    for problem, path in zip(document.problems, document.touched, strict=False):
+        hidden = _credential_path(path.split("."))
+        told.append(replace(problem, message=f"{hidden}: {_HIDDEN}") if hidden else problem)
+    return told
 
 
 _HIDDEN = "expected text in quotes, or a reference such as {env: NAME} (the value is not shown)"
 
 
-def _is_credential(path: list[Any]) -> bool:
-    return len(path) >= 3 and path[0] == "clusters" and path[2] in CREDENTIALS
+def _credential_path(path: Sequence[str | int]) -> str:
+    """The path down to the credential that it is in, and no further: what stands below may be the value. Else empty."""
+    for index in range(2, len(path)):
+        if path[0] == "clusters" and path[index] in CREDENTIALS:
+            return dotted(path[: index + 1])
+    return ""
 
 
 def _refused(document: Document) -> list[Problem]:
-    return [
-        Problem(
-            document.file,
-            document.line_of(refusal.path),
-            f"{dotted(refusal.path)}: {_HIDDEN}" if _is_credential(list(refusal.path)) else refusal.message,
-        )
-        for refusal in refusals("inventory", document.value, document.written)
-        if dotted(refusal.path) not in document.touched
-    ]
+    refused: list[Problem] = []
+    for refusal in refusals("inventory", document.value, document.written):
+        if dotted(refusal.path) not in document.touched:
+            hidden = _credential_path(refusal.path)
+            message = f"{hidden}: {_HIDDEN}" if hidden else refusal.message
+            refused.append(Problem(document.file, document.line_of(refusal.path), message))
+    return refused
 
 
 # ---- what the schema cannot say ------------------------------------------------------------------------

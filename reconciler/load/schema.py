@@ -70,6 +70,7 @@ def _defaults_of(job: dict[str, Any]) -> dict[str, Any]:
     metadata, spec = document["properties"]["metadata"], document["properties"]["spec"]
     metadata["required"] = []
     del metadata["properties"]["name"]
+    metadata["examples"] = [{"project": "lm"}]
     del spec["oneOf"]
     del document["properties"]["apiVersion"], document["properties"]["kind"]
     return document
@@ -229,6 +230,8 @@ def _words(
                         ": "
                     ),
                 )
+    elif rule == "oneOf" and not isinstance(value, dict):
+        pass  # told by the rule for the type
     elif rule == "oneOf":
         choices = [choice["required"][0] for choice in limit]
         given = [choice for choice in choices if choice in value]

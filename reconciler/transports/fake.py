@@ -1,4 +1,4 @@
-"""A host in memory, for unit tests and simulated worlds: files, programs that are Python functions, and faults on demand.
+"""A host in memory, for unit tests and simulated worlds: files, programs that are functions, faults on demand.
 
 It keeps the promises of the real transports (tests/contract/transport_contract.py) and takes no wall time.
 """

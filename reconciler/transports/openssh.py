@@ -66,6 +66,7 @@ class OpenSshTransport:
         self._connect_timeout_s = connect_timeout_s
         self._control_dir = control_dir
         self._control: Path | None = None
+        self._jumps = False
 
     def run(self, command: Command, *, deadline_s: float) -> Completed:
         """See Transport.run."""
@@ -145,6 +146,7 @@ class OpenSshTransport:
             stderr=frame.stderr.add,
             deadline=deadline,
             finished=lambda: frame.finished,
+            env=_environment(),
         )
         if frame.finished:
             return frame.completed()
@@ -185,8 +187,9 @@ class OpenSshTransport:
     def _master(self, deadline: float) -> Path:
         if self._control is not None and self._control.exists():
             return self._control
-        users = endpoint(self._alias, self._config).control_path
-        places = [Path(users)] if users else []
+        about = endpoint(self._alias, self._config)
+        self._jumps = bool(about.jumps)
+        places = [Path(about.control_path)] if about.control_path else []
         for control in (*places, self._theirs(), self._ours()):
             if control.exists() and self._alive(control):
                 break
@@ -227,6 +230,7 @@ class OpenSshTransport:
                 stdout=subprocess.DEVNULL,
                 stderr=errors,
                 start_new_session=True,
+                env=_environment(),
             )
             try:
                 status = process.wait(left)
@@ -263,7 +267,11 @@ class OpenSshTransport:
             )
         if "Bad configuration option" in said or "Bad owner or permissions" in said:
             return Rejected(f"{self._alias}: ssh refuses its configuration: {said}")
-        return Unreachable(f"{self._alias}: no ssh connection: {said or 'ssh did not say why'}")
+        return Unreachable(
+            f"{self._alias}: no ssh connection: {said or 'ssh did not say why'}",
+            # ssh keeps the words of a jump host to itself when it is to stay in the background.
+            hint=f"If a jump host refuses us, `{login} true` says why." if self._jumps else "",
+        )
 
     def master_command(self) -> str:
         """The one command with which a person makes a master connection for us."""
@@ -284,6 +292,7 @@ class OpenSshTransport:
             stderr=subprocess.DEVNULL,
             timeout=timeout_s,
             check=False,
+            env=_environment(),
         )
 
     def _ours(self) -> Path:
@@ -299,6 +308,11 @@ class OpenSshTransport:
     def _theirs(self) -> Path:
         """Where a master that a person makes for us listens."""
         return self._ours().with_suffix(".m")
+
+
+def _environment() -> dict[str, str]:
+    """No window asks for a password either, not even for a jump host, which our options do not reach."""
+    return os.environ | {"SSH_ASKPASS_REQUIRE": "never"}
 
 
 def control_directory() -> Path:

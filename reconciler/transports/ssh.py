@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import select
 import socket
 import subprocess
 import threading
@@ -295,17 +294,19 @@ def _shut(sock: Any) -> None:
 
 def _converse(channel: Any, frame: Frame, feed: Feed, deadline: float) -> None:
     """Send all, take all in, until the answer is whole or the channel ends. Raises TimeoutError past the deadline."""
-    poller = select.poll()
-    poller.register(channel.fileno(), select.POLLIN)
+    arrived = threading.Event()
+    for pipe in (channel.in_buffer, channel.in_stderr_buffer):
+        pipe.set_event(_Bell(arrived))
     sending = True
     while not frame.finished:
         left = deadline - time.monotonic()
         if left <= 0:
             raise TimeoutError
+        arrived.clear()
         if sending:
             sending = _send(channel, feed, min(left, _SEND_WAIT_S))
-        else:
-            poller.poll(min(left, 3600.0) * 1000)
+        elif not (channel.recv_ready() or channel.recv_stderr_ready() or channel.closed or channel.eof_received):
+            arrived.wait(left)
         while channel.recv_ready():
             frame.stdout.add(channel.recv(shell.CHUNK_BYTES))
         while channel.recv_stderr_ready():
@@ -314,6 +315,19 @@ def _converse(channel: Any, frame: Frame, feed: Feed, deadline: float) -> None:
             # The exit status, where there is one, comes after the end of the outputs.
             channel.status_event.wait(min(left, 1.0))
             return
+
+
+class _Bell:
+    """Rings when either output has something. `Channel.fileno` cannot be used: it loses a wake-up now and then.
+
+    (paramiko.pipe.OrPipe: a set between the check and the clear of the other output is dropped.)
+    """
+
+    def __init__(self, event: threading.Event) -> None:
+        self.set = event.set
+
+    def clear(self) -> None:
+        """Only the reader clears, before it looks."""
 
 
 def _send(channel: Any, feed: Feed, wait_s: float) -> bool:

@@ -97,6 +97,7 @@ class Host:
         self.home_size = ""
         self.login_shell = ""
         self.max_sessions = 100
+        self.more = ""
         self._process: subprocess.Popen[bytes] | None = None
         for directory in (self.home, self.tmp, self.etc):
             directory.mkdir(parents=True)
@@ -116,7 +117,7 @@ class Host:
         """Power on; returns when the port answers. Files are kept over stop and start."""
         if self.running:
             return
-        more = "" if self._lab.namespaces else f"ForceCommand {self._login_script()}"
+        force = "" if self._lab.namespaces else f"ForceCommand {self._login_script()}"
         (self.etc / "sshd_config").write_text(
             SSHD_CONFIG.format(
                 address=self.address,
@@ -125,7 +126,7 @@ class Host:
                 name=self.name,
                 root=self.root,
                 max_sessions=self.max_sessions,
-                more=more,
+                more=f"{self.more}\n{force}",
             )
         )
         argv = [self._lab.sshd, "-D", "-f", str(self.etc / "sshd_config"), "-E", str(self.etc / "sshd.log")]
@@ -154,6 +155,10 @@ class Host:
                 os.kill(pid, signal.SIGKILL)
         self._process.wait()
         self._process = None
+        # A dying sshd may answer for a moment more, and would be taken for the next one.
+        deadline = time.monotonic() + UP_S
+        while any(map(_alive, doomed)) and time.monotonic() < deadline:
+            time.sleep(0.002)
 
     def freeze(self) -> None:
         """The host hangs: connections are accepted by the kernel, nothing answers."""
@@ -354,6 +359,13 @@ def _below(pid: int) -> list[int]:
     for child in _children(pid):
         found += [child, *_below(child)]
     return found
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in ("Z", "X")
+    except OSError:
+        return False
 
 
 def _cmdline(pid: int) -> bytes:
