@@ -51,7 +51,7 @@ def _serve(verb: str, document: Dict[str, Any]) -> None:
 
 
 def say(answer: Dict[str, Any]) -> None:
-    """One answer line, at once. A reader that has gone away does not stop the work: what was asked is done to its end."""
+    """One answer line, at once. A reader that has gone away does not stop the work, which is done to its end."""
     from runtime import contract, status  # noqa: PLC0415
 
     data = contract.MARK.encode() + status.encode(answer)
@@ -63,7 +63,7 @@ def say(answer: Dict[str, Any]) -> None:
 
 
 def close_inherited() -> None:
-    """Close what the caller left open above standard error, so that no supervisor keeps somebody's pipe or lock alive."""
+    """Close what the caller left open above standard error, so that no supervisor keeps its pipes and locks."""
     try:
         descriptors = [int(name) for name in os.listdir("/dev/fd")]
     except (OSError, ValueError):

@@ -50,7 +50,7 @@ def bundle_digest() -> str:
 def bundle_tar() -> bytes:
     """The bundle as .tar.gz, to be unpacked in `{share}/runtime/{bundle_digest()}/`."""
     packed = io.BytesIO()
-    with gzip.GzipFile(fileobj=packed, mode="wb", mtime=0) as zipped:
+    with gzip.GzipFile(fileobj=packed, mode="wb", mtime=0) as zipped:  # noqa: SIM117 - 3.8 has no parentheses here
         with tarfile.open(fileobj=zipped, mode="w", format=tarfile.USTAR_FORMAT) as tar:
             for path, data in sorted(bundle_files().items()):
                 member = tarfile.TarInfo(path)

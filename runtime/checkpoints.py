@@ -1,7 +1,7 @@
 """Complete checkpoints: step-{n:012d}/ with a COMMIT file that names every other file and its size.
 
-A checkpoint is written in a directory with another name, flushed, marked, then renamed. What has no valid COMMIT, or has a
-file too few or too short (a copy that was cut), is never resumed from.
+A checkpoint is written in a directory with another name, flushed, marked, then renamed. What has no valid COMMIT, or
+lacks a file or a part of one (a copy that was cut), is never resumed from.
 """
 
 from __future__ import annotations

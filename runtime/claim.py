@@ -39,7 +39,7 @@ class Claimed:
         self.log = log
 
 
-class Already(Exception):
+class Already(Exception):  # noqa: N818 - an answer, not a mishap
     """This very run was claimed before, with the same token."""
 
     def __init__(self, started: Optional[Started]) -> None:
@@ -71,17 +71,27 @@ def take(run: Run, node: Node, launcher: Dict[str, Any]) -> Claimed:
         os.close(lock)
 
 
-def undo(claimed: Claimed) -> None:
-    """Take back a claim whose supervisor was never made. The fence stays: it names this very claim."""
-    run = claimed.run
-    os.close(claimed.log)
-    files.remove_tree(run["status_dir"])
+def undo(run: Run) -> bool:
+    """Take back a claim whose maker ended before `started`. False when the run has started after all.
+
+    The fence stays: it names this very claim, which may be made again.
+    """
+    if os.path.isdir(run["status_dir"]):
+        if not abandon(run["status_dir"], run["run_id"]):
+            return False
+        files.remove_tree(run["status_dir"])
     drop_live(run["status_root"], run["run_id"])
+    return True
 
 
 def drop_live(status_root: str, run_id: str) -> None:
     """The run no longer needs looking after."""
     status.remove_file(os.path.join(status_root, contract.LIVE, run_id))
+
+
+def status_root(claim: Dict[str, Any]) -> str:
+    """The status root that holds the run of this claim: four levels up, status/project/group/name/run_id."""
+    return os.path.normpath(os.path.join(claim["status_dir"], "..", "..", "..", ".."))
 
 
 def read_fence(job_dir: str) -> Dict[str, Any]:
@@ -111,7 +121,13 @@ def abandon(status_dir: str, by: str) -> bool:
 
 
 def start(status_dir: str, started: Dict[str, Any]) -> bool:
-    """The supervisor's move: from here on the run may do things. False when a later attempt abandoned it before."""
+    """The supervisor's move: from here on the run may do things. False when a later attempt abandoned it before.
+
+    The claim and the first record are on disk before; supervisors wait for that side by side, the launcher for none.
+    A power cut before this may leave them empty, in a run which then certainly never did anything.
+    """
+    for name in (contract.CLAIM, contract.METADATA):
+        status.flush_file(os.path.join(status_dir, name))
     return status.first_to_write(os.path.join(status_dir, contract.STARTED), started)
 
 
@@ -137,6 +153,10 @@ def _refuse_known(run: Run) -> None:
     try:
         claim = status.read_json(os.path.join(run["status_dir"], contract.CLAIM))
     except FileNotFoundError:
+        return
+    except ValueError:
+        if not undo(run):  # emptied by a power cut before it started, see `start`
+            raise
         return
     if claim.get("token") != run["token"]:
         raise Refused("claimed", "%s is claimed with another token, by %s" % (run["run_id"], claim.get("host")))
@@ -224,11 +244,10 @@ def _make(run: Run, node: Node, launcher: Dict[str, Any], job_dir: str) -> Claim
             os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOCTTY,
             0o644,
         )
-        status.write_file(os.path.join(aside, contract.CLAIM), status.encode(claim), flush=True)
-        status.write_file(os.path.join(aside, contract.METADATA), status.encode(record), flush=True)
+        status.write_file(os.path.join(aside, contract.CLAIM), status.encode(claim), flush=False)
+        status.write_file(os.path.join(aside, contract.METADATA), status.encode(record), flush=False)
         status.write_file(os.path.join(aside, contract.CONFIG), status.encode(run["config"]), flush=False)
-        fence = {"attempt": run["attempt"], "token": run["token"], "run_id": run_id}
-        status.replace_json(os.path.join(job_dir, contract.FENCE), fence)
+        _raise_fence(job_dir, aside, claim)
         _list_live(run)
         os.rename(aside, run["status_dir"])
     except OSError as error:
@@ -239,6 +258,16 @@ def _make(run: Run, node: Node, launcher: Dict[str, Any], job_dir: str) -> Claim
             raise Refused("claimed", "%s was claimed by somebody else at this moment" % run_id) from None
         raise
     return Claimed(run, record, log)
+
+
+def _raise_fence(job_dir: str, aside: str, claim: Dict[str, Any]) -> None:
+    """The fence is a second name of the claim: no file of its own to write and flush."""
+    fence, new = os.path.join(job_dir, contract.FENCE), os.path.join(job_dir, ".fence.%d" % os.getpid())
+    try:
+        os.link(os.path.join(aside, contract.CLAIM), new)
+        os.rename(new, fence)
+    except OSError:  # no hard links here
+        status.replace_json(fence, {name: claim[name] for name in ("attempt", "token", "run_id")})
 
 
 def _list_live(run: Run) -> None:

@@ -1,7 +1,7 @@
 """What a job's processes get to see, and how a program is found and started.
 
-Everything is bytes here: names, values and arguments are UTF-8 whatever the locale of the node says, so that they arrive
-as they were written.
+Everything is bytes here: names, values and arguments are UTF-8 whatever the locale of the node says, so that they
+arrive as they were written.
 """
 
 from __future__ import annotations
@@ -80,14 +80,12 @@ def find_program(name: bytes, environ: Environ) -> bytes:
     if b"/" in name:
         return name
     path = environ.get(b"PATH") or os.fsencode(os.defpath)
-    refused = False
-    for directory in path.split(b":"):
-        candidate = os.path.join(directory or b".", name)
+    candidates = [os.path.join(directory or b".", name) for directory in path.split(b":")]
+    for candidate in candidates:
         if os.access(candidate, os.X_OK) and not os.path.isdir(candidate):
             return candidate
-        refused = refused or os.path.isfile(candidate)
     shown = os.fsdecode(path)
-    if refused:
+    if any(os.path.isfile(candidate) for candidate in candidates):
         raise PermissionError(errno.EACCES, "is in PATH (%s) but not executable" % shown)
     raise FileNotFoundError(errno.ENOENT, "is in no directory of PATH (%s)" % shown)
 

@@ -55,29 +55,26 @@ def _remove_below(path: str, left: List[str]) -> None:
         left.append("%s: %s" % (path, error.strerror))
         return
     for entry in entries:
+        is_directory = entry.is_dir(follow_symlinks=False)
+        if is_directory:
+            _remove_below(entry.path, left)
         try:
-            if entry.is_dir(follow_symlinks=False):
-                _remove_below(entry.path, left)
-                os.rmdir(entry.path)
-            else:
-                os.unlink(entry.path)
+            _remove_one(entry.path, is_directory)
         except PermissionError:
-            _remove_after_opening(path, entry, left)
-        except FileNotFoundError:
-            pass
+            _open_up(path)
+            try:
+                _remove_one(entry.path, is_directory)
+            except OSError as error:
+                left.append("%s: %s" % (entry.path, error.strerror))
         except OSError as error:
             left.append("%s: %s" % (entry.path, error.strerror))
 
 
-def _remove_after_opening(parent: str, entry: os.DirEntry[str], left: List[str]) -> None:
+def _remove_one(path: str, is_directory: bool) -> None:
     try:
-        _open_up(parent)
-        if entry.is_dir(follow_symlinks=False):
-            os.rmdir(entry.path)
-        else:
-            os.unlink(entry.path)
-    except OSError as error:
-        left.append("%s: %s" % (entry.path, error.strerror))
+        os.rmdir(path) if is_directory else os.unlink(path)
+    except FileNotFoundError:
+        pass
 
 
 def _open_up(path: str) -> bool:

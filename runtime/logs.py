@@ -20,7 +20,7 @@ STOP_WAIT_S = 1.0  # until every writer stands still; a write of one in uninterr
 
 
 def rotate(log: str, size_max: int, count: int, writers: Callable[[], List[Process]]) -> bool:
-    """Move a log that grew beyond `size_max` bytes to `log`.1, older ones up to `log`.{count}. False when nothing was done.
+    """Move a log of more than `size_max` bytes to `log`.1, older ones up to `log`.{count}. False when nothing was done.
 
     The writers hold the file open and cannot be asked to open another, so it is copied and cut. What they write between
     the last copied byte and the cut would be lost: they stand still (SIGSTOP) for that moment, which copies only what
@@ -70,7 +70,7 @@ def _stand_still(writers: Callable[[], List[Process]], stopped: List[int]) -> bo
 
 
 def _copy(source: int, target: int, size: int) -> None:
-    """Copy up to `size` bytes from where the last copy ended: a fast writer must not keep the first copy busy for ever."""
+    """Copy up to `size` bytes from where the last copy ended: a fast writer must not keep it busy for ever."""
     while size > 0:
         data = os.read(source, min(size, COPY_BYTES))
         if not data:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import List, Optional
@@ -9,17 +11,21 @@ if TYPE_CHECKING:
 ROOT = "/sys/fs/cgroup"
 
 
-def kills() -> Optional[int]:
-    """How many processes the kernel has killed for memory where this process runs, None where nobody counts.
+def counter() -> str:
+    """The file that counts what the kernel killed for memory where this process runs; empty where nobody counts.
 
     Source: cgroup-v2 `memory.events` (oom_kill), cgroup-v1 `memory.oom_control` (oom_kill), /proc/vmstat (oom_kill, all
     of the machine, since Linux 4.13). A rise matters only together with a child that died of SIGKILL.
     """
-    for path in candidates(_text("/proc/self/cgroup")):
-        count = parse(_text(path))
-        if count is not None:
-            return count
-    return parse(_text("/proc/vmstat"))
+    for path in [*candidates(_text("/proc/self/cgroup")), "/proc/vmstat"]:
+        if kills(path) is not None:
+            return path
+    return ""
+
+
+def kills(path: str) -> Optional[int]:
+    """How many processes the kernel has killed for memory, by the counter in `path`."""
+    return parse(_text(path)) if path else None
 
 
 def candidates(groups: str) -> List[str]:
@@ -48,7 +54,12 @@ def parse(text: str) -> Optional[int]:
 
 def _text(path: str) -> str:
     try:
-        with open(path) as file:
-            return file.read()
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return ""
+    try:
+        return os.read(descriptor, 65536).decode("ascii", "replace")
+    except OSError:
+        return ""
+    finally:
+        os.close(descriptor)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 
-from runtime import process
+from runtime import memory, process
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,11 +20,12 @@ class Node:
     def __init__(self) -> None:
         self.boot_id = process.boot_id()
         self.hostname = os.uname().nodename
+        self.kill_counter = memory.counter()
         self._table: Optional[Dict[int, Process]] = None
         self._seen_ticks = 0
 
     def table(self, started: Optional[str] = None) -> Dict[int, Process]:
-        """All live processes. An earlier table is reused when it was made after `started`, and thus covers that process.
+        """All live processes. An earlier table is reused when it was made after `started` and so covers that process.
 
         Sound because a session without members never gets new ones: who was not there then is not there now.
         """

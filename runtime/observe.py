@@ -79,10 +79,20 @@ def sight(run_id: str, status_dir: str, node: Node) -> Dict[str, Any]:
 
 
 def _fill(sighting: Dict[str, Any], status_dir: str, node: Node) -> None:
-    made = sighting["claim"] = status.read_json(os.path.join(status_dir, contract.CLAIM))
-    metadata = status.read_json(os.path.join(status_dir, contract.METADATA))
-    metadata.pop("config", None)
-    sighting["metadata"] = metadata
+    try:
+        made = sighting["claim"] = status.read_json(os.path.join(status_dir, contract.CLAIM))
+    except ValueError:
+        if os.path.exists(os.path.join(status_dir, contract.STARTED)):
+            raise
+        return  # a power cut emptied it before the run started (claim.start): nothing of it ever lived
+    try:
+        metadata = status.read_json(os.path.join(status_dir, contract.METADATA))
+        metadata.pop("config", None)
+        sighting["metadata"] = metadata
+    except ValueError:
+        if made.get("boot_id") == node.boot_id:
+            raise
+        metadata = {}
     sighting["progress"] = _optional(os.path.join(status_dir, contract.PROGRESS))
     sighting["request"] = _optional(os.path.join(status_dir, contract.REQUEST))
     try:
@@ -92,6 +102,9 @@ def _fill(sighting: Dict[str, Any], status_dir: str, node: Node) -> None:
             raise
         started = None  # a power cut emptied it; nothing of that boot lives
     sighting["started"] = started
+    if made.get("hostname") != node.hostname and metadata.get("status") not in contract.FINAL:
+        # A directory that several machines share. Only its own machine can tell whether the run lives.
+        sighting["error"] = "the run belongs to %s; this is %s" % (made.get("hostname"), node.hostname)
     sighting["alive"], sighting["supervised"] = liveness(made, started, metadata, node)
 
 

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 READ_BYTES = 1 << 20
 NAMES_MAX = 5_000_000  # members of one archive; more is no source tree
 
-# $1 how many modules, then their names, then the set-up lines. What they export is handed over through descriptor 9, and
-# so is the number of the step that failed. Every piece of text arrives as an argument; none is pasted into this script.
+# $1 how many modules, then their names, then the set-up lines. What they export is handed over through descriptor 9,
+# and so is the number of the step that failed. Every text arrives as an argument; none is pasted into this script.
 SHELL = r"""
 step=0 over=
 trap '[ -n "$over" ] || printf "S%d" "$step" >&9' EXIT
@@ -46,7 +46,7 @@ while data:
 """
 
 
-class SetUpFailed(Exception):
+class SetUpFailed(Exception):  # noqa: N818 - it happens to the run, not to us
     """`step` is what was being done, `code` the exit code where a program did it."""
 
     def __init__(self, step: str, message: str, code: Optional[int] = None) -> None:
@@ -96,7 +96,7 @@ def prepare(run: Run, start_time: str, supervisor: Supervisor) -> Prepared:
     return Prepared(environ, cwd, stages)
 
 
-# -- the source tree -----------------------------------------------------------------------------------------------------
+# -- the source tree --------------------
 
 
 def unpack(archive: str, sha256: str, target: str, supervisor: Supervisor) -> None:
@@ -124,7 +124,7 @@ def unpack(archive: str, sha256: str, target: str, supervisor: Supervisor) -> No
                 else:
                     _write_member(tar, member, path, supervisor)
             for member, path in links:
-                _write_link(tar, member, path, target)
+                _write_link(member, path, target)
     except tarfile.TarError as error:
         raise SetUpFailed(step, "%s is not a whole archive: %s" % (archive, error)) from None
     except EOFError:
@@ -188,7 +188,7 @@ def _write_member(tar: tarfile.TarFile, member: tarfile.TarInfo, path: str, supe
                 supervisor.pulse()
 
 
-def _write_link(tar: tarfile.TarFile, member: tarfile.TarInfo, path: str, target: str) -> None:
+def _write_link(member: tarfile.TarInfo, path: str, target: str) -> None:
     files.make_directories(os.path.dirname(path))
     if os.path.lexists(path):
         os.unlink(path)
@@ -201,7 +201,7 @@ def _write_link(tar: tarfile.TarFile, member: tarfile.TarInfo, path: str, target
         os.link(original, path, follow_symlinks=False)
 
 
-# -- modules, set-up lines, uv -------------------------------------------------------------------------------------------
+# -- modules, set-up lines, uv --------------------
 
 
 def _source_shell(run: Run, environ: Environ, cwd: str, supervisor: Supervisor) -> Environ:
@@ -260,7 +260,8 @@ def _uv_sync(run: Run, environ: Environ, cwd: str, supervisor: Supervisor) -> En
     assert run["python"] is not None
     place = os.path.join(run["work_dir"], ".venv")
     environ = {**environ, b"UV_PROJECT_ENVIRONMENT": os.fsencode(place)}
-    options = ["--python", run["python"]["version"]] if run["python"].get("version") else []
+    version = run["python"].get("version")
+    options = ["--python", version] if version else []
     for group in run["python"]["groups"]:
         options += ["--group", group]
     tries = [["--frozen"], []] if os.path.exists(os.path.join(cwd, "uv.lock")) else [[]]

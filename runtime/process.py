@@ -10,7 +10,7 @@ import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Dict, Iterable, List, Optional, Set
+    from typing import Any, Callable, Dict, Iterable, List, Optional, Set
 
 HAVE_PROC = os.path.exists("/proc/self/stat")
 PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
@@ -21,7 +21,9 @@ class Process:
 
     __slots__ = ("gone", "pgid", "pid", "ppid", "sid", "start", "stopped")
 
-    def __init__(self, pid: int, ppid: int, pgid: int, sid: int, state: str, threads: int, start: str) -> None:
+    def __init__(  # noqa: PLR0917 - the columns of the table
+        self, pid: int, ppid: int, pgid: int, sid: int, state: str, threads: int, start: str
+    ) -> None:
         self.pid = pid
         self.ppid = ppid
         self.pgid = pgid
@@ -72,7 +74,7 @@ def is_alive(identity: Any, boot: str) -> bool:
     """Does exactly this process {pid, start, boot_id} live? False for an identity that lacks a part."""
     if not identity or identity.get("boot_id") != boot or not identity.get("pid"):
         return False
-    return start_of(identity["pid"]) == identity.get("start")
+    return start_of(identity["pid"]) == str(identity.get("start"))
 
 
 def table() -> Dict[int, Process]:
@@ -172,16 +174,20 @@ def send(pids: Iterable[int], number: int) -> None:
             pass
 
 
-def become_subreaper() -> bool:
-    """Orphaned descendants become children of this process, so that none can hide (prctl(2)). False where not offered."""
-    if not sys.platform.startswith("linux"):
-        return False
-    try:
-        import ctypes  # noqa: PLC0415 - some interpreters are built without it
+def subreaper() -> Callable[[], bool]:
+    """A function after which orphaned descendants become children of its caller, so that none can hide (prctl(2)).
 
-        return ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
-    except (ImportError, OSError, AttributeError):
-        return False
+    It gives False where the system offers no such thing. Made once per batch: loading ctypes costs more than the call.
+    """
+    if sys.platform.startswith("linux"):
+        try:
+            import ctypes  # noqa: PLC0415 - some interpreters are built without it
+
+            prctl = ctypes.CDLL(None).prctl
+            return lambda: bool(prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0)
+        except (ImportError, OSError, AttributeError):
+            pass
+    return lambda: False
 
 
 def _ps(which: List[str]) -> Dict[int, Process]:

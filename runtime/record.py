@@ -9,13 +9,12 @@ from runtime import checkpoints, contract, status
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Dict, Optional
-
-    from runtime.contract import Run
+    from typing import Any, Dict, Iterable, Optional
 
 MESSAGE_CHARS_MAX = 4000
 TAIL_BYTES, TAIL_LINES = 4096, 12
 RESERVE_BYTES = 8192
+SECRET_CHARS_MIN = 4  # shorter values are ordinary words; masking them would garble messages
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -41,18 +40,25 @@ class Ending:
 
 
 class Record:
-    """Owner of one metadata.json. Only one process at a time writes it: the supervisor, or who found the supervisor dead."""
+    """Owner of one metadata.json. Its one writer is the supervisor, or who found the supervisor dead."""
 
-    def __init__(self, run: Run, fields: Dict[str, Any]) -> None:
+    def __init__(
+        self,
+        status_dir: str,
+        fields: Dict[str, Any],
+        *,
+        checkpoint_dir: Optional[str] = None,
+        secrets: Iterable[str] = (),
+    ) -> None:
         self.fields = fields
-        self._path = os.path.join(run["status_dir"], contract.METADATA)
-        self._reserve = os.path.join(run["status_dir"], ".metadata.json.reserve")
-        self._progress = os.path.join(run["status_dir"], contract.PROGRESS)
-        self._checkpoint_dir = run["checkpoint_dir"]
-        self._secrets = sorted((value for value in run["secrets"].values() if len(value) >= 4), key=len, reverse=True)
+        self._path = os.path.join(status_dir, contract.METADATA)
+        self._reserve = os.path.join(status_dir, ".metadata.json.reserve")
+        self._progress = os.path.join(status_dir, contract.PROGRESS)
+        self._checkpoint_dir = checkpoint_dir
+        self._secrets = sorted((value for value in secrets if len(value) >= SECRET_CHARS_MIN), key=len, reverse=True)
 
     def beat(self) -> None:
-        """Write the record with the next `seq`. A write that fails is left to the next beat: the old file stays valid."""
+        """Write the record with the next `seq`. One that fails is left to the next beat: the old file stays valid."""
         try:
             self._write(durable=False)
         except OSError:
@@ -110,7 +116,8 @@ class Record:
             self.fields["progress"] = {name: progress.get(name) for name in ("step", "total", "metrics")}
         except (OSError, ValueError):
             pass  # none yet, or not made by runtime.api
-        self.fields["checkpoint"] = checkpoints.latest(self._checkpoint_dir)
+        if self._checkpoint_dir:
+            self.fields["checkpoint"] = checkpoints.latest(self._checkpoint_dir)
 
     def _write_reserve(self) -> None:
         descriptor = os.open(self._reserve, os.O_WRONLY | os.O_CLOEXEC)

@@ -70,8 +70,8 @@ def replace_file(path: str, data: bytes, *, durable: bool = False) -> None:
     """Put `data` at `path` so that every reader sees the old or the new whole, also after a power cut.
 
     The file is always flushed before the rename: a rename may reach the disk before the data it names. `durable` also
-    waits for the rename itself, for records that must not be forgotten once somebody was told. Raises OSError and leaves
-    the old file as it was.
+    waits for the rename itself, for records that must not be forgotten once somebody was told. Raises OSError and
+    leaves the old file as it was.
     """
     directory, name = os.path.split(path)
     aside = "%s/.%s.%d" % (directory, name, os.getpid())
@@ -82,7 +82,7 @@ def replace_file(path: str, data: bytes, *, durable: bool = False) -> None:
         remove_file(aside)
         raise
     if durable:
-        flush_directory(directory)
+        flush_file(directory)
 
 
 def replace_json(path: str, value: Any, *, durable: bool = False) -> None:
@@ -90,9 +90,12 @@ def replace_json(path: str, value: Any, *, durable: bool = False) -> None:
     replace_file(path, encode(value), durable=durable)
 
 
-def flush_directory(path: str) -> None:
-    """Wait until the names in a directory are on disk; file systems that cannot say so are taken at their word."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def flush_file(path: str) -> None:
+    """Wait until a file's content, or a directory's names, are on disk.
+
+    File systems that cannot say so for directories are taken at their word.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""One process per run, from `started` to the final record. Single-threaded: it waits for a signal or the next due moment."""
+"""One process per run, from `started` to the final record. One thread: it waits for a signal or a due moment."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LEFTOVER_GRACE_S = 10.0  # for what a finished program left behind
 SLOW_S = 3600.0
 
 
-class Stopped(Exception):
+class Stopped(Exception):  # noqa: N818 - asked for, not a mishap
     """The run was asked to stop; `Supervisor.stop` says by whom."""
 
 
@@ -44,15 +44,20 @@ class Stop:
 class Supervisor:
     """The loop around one run's children."""
 
-    def __init__(self, claimed: Claimed, node: Node) -> None:
+    def __init__(self, claimed: Claimed, node: Node, *, subreaper: bool) -> None:
         run = claimed.run
         self.run: Run = run
         self.node = node
         self.log = os.path.join(run["status_dir"], contract.LOG)
-        self.record = Record(run, claimed.record)
+        self.record = Record(
+            run["status_dir"],
+            claimed.record,
+            checkpoint_dir=run["checkpoint_dir"],
+            secrets=run["secrets"].values(),
+        )
         self.stop: Optional[Stop] = None
         self._wait = signals.waiter()
-        self._subreaper = process.become_subreaper()
+        self._subreaper = subreaper
         self._child = 0
         self._child_status: Optional[int] = None
         self._childless = True
@@ -64,11 +69,11 @@ class Supervisor:
         self._limit_at = now + run["limit_s"] if run["limit_s"] else None
         self._kept_space = False
 
-    # -- the run ---------------------------------------------------------------------------------------------------------
+    # -- the run --------------------
 
     def run_to_end(self) -> Ending:
         """Set up, run the stages, end what is left. Gives what the final record is to say."""
-        before = memory.kills()
+        before = memory.kills(self.node.kill_counter)
         try:
             self._check_fence()
             self.pulse()
@@ -98,7 +103,9 @@ class Supervisor:
             if code != 0 and self._request():  # killed at once by `force`, before we were told
                 return ending.stopped("signal", self._request(), code, None)
             if code != 0:
-                killed_for_memory = kills_before is not None and (memory.kills() or 0) > kills_before
+                killed_for_memory = (
+                    kills_before is not None and (memory.kills(self.node.kill_counter) or 0) > kills_before
+                )
                 places = (self.run["status_dir"], prepared.cwd, self.run["checkpoint_dir"])
                 return ending.of_child(
                     code, killed_for_memory=killed_for_memory, full=ending.full_disk(places), output=tail(self.log)
@@ -109,10 +116,10 @@ class Supervisor:
         assert self.stop is not None
         return ending.stopped(self.stop.origin, self._request(), code, self.run["limit_s"])
 
-    # -- children --------------------------------------------------------------------------------------------------------
+    # -- children --------------------
 
     def run_child(self, argv: List[bytes], environ: Dict[bytes, bytes], cwd: str) -> int:
-        """Run one program to its end; its wait status as an exit code, negative for a signal. Raises OSError, Stopped."""
+        """Run one program to its end; gives its exit code, minus the number for a signal. Raises OSError, Stopped."""
         if self.stop:
             raise Stopped
         self._child_status = None
@@ -183,7 +190,7 @@ class Supervisor:
             self._sleep(0.02 if now < kill_at + 1.0 else 1.0)
             self.reap()
 
-    # -- time ------------------------------------------------------------------------------------------------------------
+    # -- time --------------------
 
     def _sleep(self, at_most: float = SLOW_S) -> None:
         """Wait for a signal or the next due moment, then do what is due."""
@@ -220,7 +227,7 @@ class Supervisor:
             self._kept_space = True
             self.record.keep_space()
 
-    # -- stopping --------------------------------------------------------------------------------------------------------
+    # -- stopping --------------------
 
     def _ask(self, origin: str) -> None:
         """Ask the child to end. Asking again changes nothing, unless a request now allows less time."""
@@ -268,7 +275,7 @@ class Supervisor:
 
 
 def signal_group(group: int, number: int) -> None:
-    """Signal a process group, and wake it where it was stopped: a stopped process acts on TERM only when it continues."""
+    """Signal a process group, and wake it where it is stopped: only then does it act on TERM."""
     try:
         os.killpg(group, number)
         os.killpg(group, signal.SIGCONT)
@@ -281,7 +288,7 @@ def exit_code(code: int) -> int:
     return -os.WTERMSIG(code) if os.WIFSIGNALED(code) else os.WEXITSTATUS(code)
 
 
-def supervise(claimed: Claimed, node: Node, supervisor: Supervisor) -> None:
+def supervise(claimed: Claimed, supervisor: Supervisor) -> None:
     """Bring one run to its end and leave the final record, whatever happens in between."""
     run, record = claimed.run, supervisor.record
     result = None
