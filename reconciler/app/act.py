@@ -6,7 +6,7 @@ results are settled as they come back. A crash anywhere leaves an intent that th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from reconciler.app.lanes import Lanes
@@ -194,23 +194,39 @@ def _on_lane(host: str, work: _HostWork, ports: Ports, progress: Progress | None
                 stops.append(backend.cancel(known, reason=stop.cause.value, grace_s=stop.grace_s, force=stop.forced))
             except ReconcilerError as error:
                 stops.append(error)
-        starts: dict[str, _Result] = {}
-        submissions: list[Submission] = []
-        for ready in work.starts:
-            try:
-                tree = ports.shipper.deliver(host, ready.package, progress)
-                submissions.append(backend.render(ready.run, Facts(ready.spec, tree, ready.secrets, ready.chip)))
-            except ReconcilerError as error:
-                starts[ready.run.run_id] = Declined("undelivered", error.message)
-        for first in range(0, len(submissions), backend.capabilities.batch_max):
-            batch = submissions[first : first + backend.capabilities.batch_max]
-            try:
-                starts.update(backend.submit(batch))
-            except ReconcilerError as error:
-                starts.update({item.run.run_id: error for item in batch})
+        starts = _start_all(host, work.starts, ports, progress, send=False)
+        missing = [ready for ready in work.starts if _is_missing(starts.get(ready.run.run_id))]
+        if missing:
+            starts |= _start_all(host, missing, ports, progress, send=True)
         return _Results(tuple(stops), starts)
 
     return call
+
+
+def _start_all(
+    host: str, starts: Sequence[_Ready], ports: Ports, progress: Progress | None, *, send: bool
+) -> dict[str, _Result]:
+    """Submit all starts of a host in one call (in as many as its batches need). `send`: bring their code there first."""
+    backend = ports.backends(host)
+    results: dict[str, _Result] = {}
+    submissions: list[Submission] = []
+    for ready in starts:
+        try:
+            tree = ports.shipper.deliver(host, ready.package, progress, send=send)
+            submissions.append(backend.render(ready.run, Facts(ready.spec, tree, ready.secrets, ready.chip)))
+        except ReconcilerError as error:
+            results[ready.run.run_id] = Declined("undelivered", error.message)
+    for first in range(0, len(submissions), backend.capabilities.batch_max):
+        batch = submissions[first : first + backend.capabilities.batch_max]
+        try:
+            results.update(backend.submit(batch))
+        except ReconcilerError as error:
+            results.update({item.run.run_id: error for item in batch})
+    return results
+
+
+def _is_missing(result: _Result | None) -> bool:
+    return isinstance(result, Declined) and result.reason == "missing"
 
 
 def _settle(

@@ -55,8 +55,9 @@ class Shipper(Protocol):
         """Resolve (or take the pinned commit) and pack. Local work only."""
         ...
 
-    def deliver(self, host: str, package: Package, progress: Progress | None) -> Tree | None:
-        """Make sure that the host has it. Runs on the host's lane; safe to repeat."""
+    def deliver(self, host: str, package: Package, progress: Progress | None, *, send: bool) -> Tree | None:
+        """Where the package lies on the host. `send` makes sure that it is there; without it, it is taken to be: a launch
+        that finds it missing is declined as `missing` and made again. Runs on the host's lane; safe to repeat."""
         ...
 
 

@@ -1,63 +1,147 @@
-"""Code on its way: from a repository on this side to a host, once per content."""
+"""Code on its way: from a repository on this side to a host, once per content.
+
+A launch first takes it that the host has the code, because it mostly has: that makes a launch one round trip. A host that lacks
+it declines the run as `missing`, and only then is the code sent.
+"""
 
 from __future__ import annotations
 
-import io
+import hashlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from reconciler.app.ports import Package, Progress
-from reconciler.core.errors import Rejected, ShipError
-from reconciler.core.job import JobSpec
+from reconciler.core.errors import ShipError
+from reconciler.core.job import JobSpec, Source
+from reconciler.core.names import digest_of
 from reconciler.core.protocols import Tree
-from reconciler.core.transport import Command, Transport
+from reconciler.core.transport import Transport
+from reconciler.source import git
+from reconciler.source.deliver import Trust, deliver, deliver_runtime, object_path, runtime_path
+from reconciler.source.rsync import synchronise
+from reconciler.source.snapshot import Snapshot, Submodules, archive, dirty, listed
 from reconciler.transports.registry import TransportSettings
 from runtime.bundle import bundle_tar
+
+# A slow link takes this long for a large tree; a dead one is noticed by the transport's keep-alive long before.
+DELIVER_DEADLINE_S = 3600.0
+BUNDLE_DEADLINE_S = 120.0
+
+
+class Bundle:
+    """The runtime as it travels: packed once per process."""
+
+    def __init__(self) -> None:
+        self.data = bundle_tar()
+        self.sha256 = hashlib.sha256(self.data).hexdigest()
 
 
 class HostShipping:
     """One host's end. Used by that host's lane only."""
 
-    def __init__(self, name: str, transport: Transport, settings: TransportSettings, share: str, bundle: str) -> None:
-        self._name = name
-        self._transport = transport
-        self._settings = settings
-        self._share = share
+    def __init__(self, name: str, transport: Transport, settings: TransportSettings, share: str, bundle: Bundle) -> None:
+        self.name = name
+        self.transport = transport
+        self.settings = settings
+        self.share = share
         self._bundle = bundle
 
     @property
-    def transport(self) -> Transport:
-        return self._transport
-
-    @property
     def bundle_dir(self) -> str:
-        return f"{self._share}/runtime/{self._bundle}"
+        """Where the unpacked runtime lies, or will."""
+        return runtime_path(self.share, self._bundle.sha256)
 
     def install_bundle(self) -> None:
-        data = bundle_tar()
-        path = f"{self._share}/runtime/{self._bundle}.tar.gz"
-        self._transport.put(io.BytesIO(data), path, size=len(data), deadline_s=120.0)
-        script = (
-            'set -e; t="$1.$$"; mkdir -p "$t"; tar -xzf "$2" -C "$t"; rm -f "$2"; '
-            'mv "$t" "$1" 2>/dev/null || rm -rf "$t"; [ -f "$1/bootstrap.sh" ]'
-        )
-        done = self._transport.run(Command(("sh", "-c", script, "sh", self.bundle_dir, path)), deadline_s=60.0)
-        if done.returncode != 0:
-            raise Rejected(
-                f"{self._name} cannot unpack the runtime into {self.bundle_dir}: {done.stderr.decode(errors='replace')}"
-            )
+        """Bring the runtime there. Raises ShipError, Rejected, and the transport's errors."""
+        deliver_runtime(self.transport, self.share, self._bundle.data, deadline_s=BUNDLE_DEADLINE_S)
+
+
+@dataclass(frozen=True, slots=True)
+class Rsynced:
+    """A tree that is kept on the host by rsync instead of being packed."""
+
+    tree: Path
+    name: str
 
 
 class RepositoryShipper:
+    """Packs from the repositories that manifests name, relative to theirs."""
+
     def __init__(self, root: Path, cache_dir: Path, hosts: Callable[[str], HostShipping]) -> None:
         self._root = root
         self._cache = cache_dir
         self._hosts = hosts
 
     def prepare(self, spec: JobSpec, pin: str | None) -> Package:
-        if spec.source is None:
+        """Resolve or take the pinned commit, and pack. Raises ShipError and SourceError with the repository's name."""
+        source = spec.source
+        if source is None:
             return Package(None, False, None)
-        raise ShipError("not yet")
+        repo = (self._root / Path(source.repo).expanduser()).resolve()
+        if not repo.is_dir():
+            raise ShipError(f"{source.repo}: no such directory beside the manifests ({repo})", hint="Correct spec.source.repo.")
+        submodules = Submodules.INCLUDE if source.submodules else Submodules.LEAVE_OUT
+        match source.mode:
+            case "files":
+                snapshot = listed(repo, source.files, cache=self._cache)
+            case "rsync":
+                return Package(_commit_of(repo), True, Rsynced(repo, digest_of([str(repo), str(spec.key)])[:16]))
+            case "archive" if source.dirty:
+                snapshot = dirty(repo, cache=self._cache, submodules=submodules)
+            case "archive":
+                commit = pin if pin is not None else _resolve(repo, source)
+                snapshot = archive(repo, commit, cache=self._cache, submodules=submodules)
+        return Package(snapshot.commit, snapshot.dirty, snapshot, snapshot.warnings)
 
-    def deliver(self, host: str, package: Package, progress: Progress | None) -> Tree | None:
+    def deliver(self, host: str, package: Package, progress: Progress | None, *, send: bool) -> Tree | None:
+        """Where the package lies on the host. `send` makes sure that it is there; without it nobody is asked."""
+        match package.payload:
+            case Snapshot() as snapshot:
+                end = self._hosts(host)
+                if send:
+                    report = _summed(f"code to {host}", snapshot.size, progress)
+                    deliver(
+                        end.transport,
+                        end.share,
+                        snapshot,
+                        deadline_s=DELIVER_DEADLINE_S,
+                        trust=Trust.CHECKSUM,
+                        progress=report,
+                    )
+                return Tree(object=object_path(end.share, snapshot.sha256), sha256=snapshot.sha256)
+            case Rsynced() as rsynced:
+                end = self._hosts(host)
+                directory = synchronise(
+                    rsynced.tree, end.transport, end.settings, end.share, rsynced.name, deadline_s=DELIVER_DEADLINE_S
+                )
+                return Tree(directory=directory)
         return None
+
+
+def _resolve(repo: Path, source: Source) -> str:
+    if git.ask(repo, "rev-parse", "--git-dir")[0] != 0:
+        raise ShipError(
+            f"{repo} is not a git repository, so there is no commit to ship",
+            hint="Set spec.source: null to ship no code, spec.source.mode: files for named files, or make it a repository.",
+        )
+    return git.resolve(repo, source.ref)
+
+
+def _commit_of(repo: Path) -> str | None:
+    status, out, _ = git.ask(repo, "rev-parse", "--verify", "-q", "HEAD^{commit}")
+    return out.decode().strip() if status == 0 else None
+
+
+def _summed(what: str, total: int, progress: Progress | None) -> Callable[[int], None] | None:
+    """Differences, as transports report them, to sums, as people read them."""
+    if progress is None:
+        return None
+    done = 0
+
+    def add(more: int) -> None:
+        nonlocal done
+        done += more
+        progress(what, done, total)
+
+    return add

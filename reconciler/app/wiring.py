@@ -18,7 +18,7 @@ import platformdirs
 from reconciler.app.desired import ManifestSource
 from reconciler.app.events import FileEvents
 from reconciler.app.ports import Ports
-from reconciler.app.shipping import HostShipping, RepositoryShipper
+from reconciler.app.shipping import Bundle, HostShipping, RepositoryShipper
 from reconciler.app.watch import git_fingerprint
 from reconciler.backends.node import NodeBackend, NodePaths, NodeSettings
 from reconciler.core.chips import chip_of_nvidia
@@ -38,7 +38,6 @@ from reconciler.source.owner import owner_of
 from reconciler.store.cache import FileCache
 from reconciler.store.sqlite import SqliteStore
 from reconciler.transports.registry import TransportSettings, open_transport
-from runtime.bundle import bundle_digest
 
 MANIFESTS = "manifests"
 
@@ -175,7 +174,7 @@ class Hosts:
         self._transports: dict[str, Transport] = {}
         self._backends: dict[str, NodeBackend] = {}
         self._shipping: dict[str, HostShipping] = {}
-        self._bundle: str | None = None
+        self._bundle: Bundle | None = None
         self._opening = threading.Lock()
 
     def backend(self, name: str) -> Backend:
@@ -206,7 +205,7 @@ class Hosts:
             raise ReconcilerError(f"Host {name} is of type {host.type}, which this version does not drive")
         cluster = self._inventory.cluster_of(name)
         if self._bundle is None:
-            self._bundle = bundle_digest()
+            self._bundle = Bundle()
         settings = transport_settings(host)
         transport = open_transport(settings)
         shipping = HostShipping(name, transport, settings, cluster.share, self._bundle)
