@@ -174,7 +174,7 @@ class OpenSshTransport:
         """End what runs past its deadline, as far as that is possible in half a second."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             if frame.pid is not None:
-                kill = f"kill -s TERM -{frame.pid}"
+                kill = f"exec sh -c 'kill -TERM -{frame.pid}'"
                 options = (*_GENERAL, *_BY_MASTER_ONLY, "-S", str(control), "--", self._alias, kill)
                 self._ask(*options, timeout_s=_END_S, destination=False)
             elif control == self._ours():
