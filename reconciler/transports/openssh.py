@@ -310,6 +310,11 @@ class OpenSshTransport:
         return self._ours().with_suffix(".m")
 
 
+def batch_command(config: Path | None, connect_timeout_s: float) -> tuple[str, ...]:
+    """An ssh command line for another program (rsync): asks nobody, checks host keys, and makes its own connection."""
+    return ssh_argv(config, *_GENERAL, *_KEEP_ALIVE, "-o", f"ConnectTimeout={max(1, round(connect_timeout_s))}")
+
+
 def _environment() -> dict[str, str]:
     """No window asks for a password either, not even for a jump host, which our options do not reach."""
     return os.environ | {"SSH_ASKPASS_REQUIRE": "never"}
