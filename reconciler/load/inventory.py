@@ -32,8 +32,9 @@ from reconciler.core.names import digest_of
 from reconciler.core.quantity import seconds
 from reconciler.core.secret import Secret
 from reconciler.load.normal import secret_ref
-from reconciler.load.schema import did_you_mean, dotted, one_of, refusals
+from reconciler.load.schema import refusals
 from reconciler.load.strict_yaml import Document, read
+from reconciler.load.words import did_you_mean, dotted, one_of
 
 INVENTORY_VARIABLE = "RECONCILER_INVENTORY"
 LOCAL = "local"

@@ -54,7 +54,8 @@ spec:
   config: {training: {per_device_batch_size: -1}}
   source: {repo: ., ref: HEAD, dirty: false, mode: archive, submodules: true}
   request:
-    {chip: h100, min_chips: 16, n_shards: 2, clusters: [hpc], exclude_clusters: [], hosts: [], time: "2-00:00:00", mem: 128G}
+    {chip: h100, min_chips: 16, n_shards: 2, clusters: [hpc], exclude_clusters: [], hosts: [],
+     time: "2-00:00:00", mem: 128G}
   env: {NCCL_DEBUG: WARN}
   secrets:
     A: {env: WANDB_API_KEY}
@@ -357,6 +358,18 @@ def test_broken_defaults_freeze_the_jobs_below_and_no_others() -> None:
 )
 def test_defaults_whose_project_cannot_be_read_freeze_only_jobs_that_name_their_own(text: str) -> None:
     loaded = load(("_defaults.yaml", text), job("a", metadata=", project: p, group: g"), job("b"))
+    assert loaded.frozen == {JobKey("p", "g", "a")}
+    assert not loaded.complete
+
+
+def test_broken_defaults_reach_through_deeper_ones_that_are_right() -> None:
+    loaded = load(
+        ("_defaults.yaml", "metadata: {projct: lm}\n"),
+        ("d/_defaults.yaml", "spec: {env: {A: b}}\n"),
+        ("d/a.yaml", job("a", metadata=", project: p, group: g")),
+        ("d/b.yaml", job("b")),
+    )
+    assert loaded.desired == ()
     assert loaded.frozen == {JobKey("p", "g", "a")}
     assert not loaded.complete
 
