@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from reconciler.core.job import Checkpoint, Request, Restart, Source
 from reconciler.core.names import JobKey
 from reconciler.load.defaults import load_defaults
 from reconciler.load.documents import (
@@ -108,7 +109,10 @@ def test_a_manifest_that_says_little_gets_the_defaults() -> None:
     spec = decode(desired.normal)
     assert (spec.key, spec.generation, spec.grace_s, spec.ttl_s, spec.job_key) == (A, 1, 30.0, None, None)
     assert (spec.request.min_chips, spec.request.chip, spec.python) == (0, None, None)
-    assert spec.source is not None
+    assert spec.source == Source()
+    assert spec.restart == Restart()
+    assert spec.checkpoint == Checkpoint()
+    assert spec.request == Request()
     assert (spec.restart.infrastructure, spec.restart.failure, spec.restart.preemption) == (10, 3, None)
 
 
