@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import posixpath
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,11 +16,13 @@ from typing import Any
 from reconciler.core.errors import Problem
 from reconciler.core.fields import replace_part, whole_part
 from reconciler.core.job import Desired, Json
-from reconciler.core.names import JobKey, digest_of, is_name
+from reconciler.core.names import JobKey, digest_of
 from reconciler.load.defaults import DEFAULTS_NAME, Defaults, DefaultsTree, load_defaults, merge, merge_spec
+from reconciler.load.identity import keys_of
 from reconciler.load.normal import Wrong, normalise
-from reconciler.load.schema import accepts, dotted, refusals, schemas_digest
+from reconciler.load.schema import accepts, refusals, schemas_digest
 from reconciler.load.strict_yaml import Document, read
+from reconciler.load.words import dotted
 
 # Raised whenever the same text would give another row: rows of an older format are thrown away, not converted.
 ROW_FORMAT = 1
@@ -98,7 +99,7 @@ def load_file(path: str, data: bytes, tree: DefaultsTree) -> FileLoad:
         if job is not None and under.broken is None:
             desired.append(job)
             continue
-        keys = _keys(document, under)
+        keys = keys_of(document, under)
         frozen |= keys
         complete = complete and bool(keys)
     problems.sort(key=lambda problem: problem.line)
@@ -161,67 +162,6 @@ def _desired(key: JobKey, normal: dict[str, Any], file: str, line: int) -> Desir
 
 
 _dump = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False, check_circular=False).encode
-
-
-# ---- the key of a job that cannot be loaded ----------------------------------------------------------------
-
-
-def _keys(document: Document, under: Defaults) -> frozenset[JobKey]:
-    """Keys of the jobs that a broken document is about; empty when that cannot be told with certainty."""
-    if document.parsed:
-        key = _key_of_value(document, under)
-        return frozenset() if key is None else frozenset((key,))
-    keys = [_key_of_text(part, under) for part in re.split(r"(?m)^---(?=\s|$)", document.text) if part.strip()]
-    return frozenset(key for key in keys if key is not None) if None not in keys else frozenset()
-
-
-_IDENTITY = ("name", "project", "group")
-
-
-def _key_of_value(document: Document, under: Defaults) -> JobKey | None:
-    value = document.value
-    if not isinstance(value, dict) or any(
-        path in ("", "metadata") or path.split(".")[0:2] in (["metadata", name] for name in _IDENTITY)
-        for path in document.touched
-    ):
-        return None
-    metadata, spec = value.get("metadata"), value.get("spec")
-    if not isinstance(metadata, dict) or set(metadata) - {*_IDENTITY, "labels"}:
-        return None  # `projct: lm` would otherwise freeze the wrong job and leave the right one to be pruned
-    if any(name in value or (isinstance(spec, dict) and name in spec) for name in _IDENTITY):
-        return None
-    return _key(metadata, under)
-
-
-_METADATA = re.compile(r"^metadata[ ]*:(.*(?:\n(?:[ \t].*|\r?))*)", re.MULTILINE)
-_FIELD = re.compile(
-    r"""(?:^|[\s{,])(name|project|group)[ ]*:[ ]+(["']?)([A-Za-z0-9][A-Za-z0-9._-]*)\2[ ]*(?=[,}\r\n]|\s\#|\Z)"""
-)
-_WORD = re.compile(r"\b(?:name|project|group)\b")
-
-
-def _key_of_text(text: str, under: Defaults) -> JobKey | None:
-    """The key in text that is no YAML: only where there is one `metadata`, and each field in it is plain to see."""
-    sections = _METADATA.findall(text)
-    if len(sections) != 1:
-        return None
-    section = re.sub(r"(?m)(?:^|\s)#.*$", "", re.split(r"\n[ \t]+labels[ ]*:", sections[0])[0])
-    section = re.sub(r"labels[ ]*:[ ]*\{[^{}]*\}", "", section)
-    fields = {name: value for name, _, value in _FIELD.findall(section)}
-    if len(_WORD.findall(section)) != len(fields):
-        return None
-    return _key(fields, under)
-
-
-def _key(metadata: Mapping[str, Any], under: Defaults) -> JobKey | None:
-    if not under.identity_known and not ("project" in metadata and "group" in metadata):
-        return None
-    project = metadata.get("project", under.metadata.get("project", "general"))
-    group = metadata.get("group", under.metadata.get("group", "default"))
-    name = metadata.get("name")
-    if not all(isinstance(part, str) and is_name(part) for part in (project, group, name)):
-        return None
-    return JobKey(project, group, str(name))
 
 
 # ---- all files together ------------------------------------------------------------------------------------

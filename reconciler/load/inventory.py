@@ -6,7 +6,6 @@ fields and chips, paths that mean nothing on another machine. A credential's val
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,31 +14,17 @@ from typing import Any
 from reconciler.core.chips import CHIPS, parse_accelerator_type
 from reconciler.core.errors import ManifestError, Problem
 from reconciler.core.inventory import (
-    Cluster,
-    Credential,
-    Host,
     Inventory,
     LocalHost,
-    Mount,
-    Partition,
-    PlainHost,
-    SlurmHost,
-    Toleration,
-    TpuHost,
-    VolcanoHost,
 )
 from reconciler.core.names import digest_of
-from reconciler.core.quantity import seconds
-from reconciler.core.secret import Secret
-from reconciler.load.normal import secret_ref
-from reconciler.load.schema import did_you_mean, dotted, one_of, refusals
+from reconciler.load.hosts import HOSTS, LOCAL, PATHS, cluster_of, cpus, local_cluster
+from reconciler.load.schema import refusals
 from reconciler.load.strict_yaml import Document, read
+from reconciler.load.words import did_you_mean, dotted, one_of
 
 INVENTORY_VARIABLE = "RECONCILER_INVENTORY"
-LOCAL = "local"
 CREDENTIALS = ("mount", "wandb", "hf_token")
-_SUBROOTS = ("data", "checkpoints", "results", "status")
-_PATHS = ("root", "work", "log", "share", *_SUBROOTS, "uv_dir")
 
 _Doc = dict[str, Any]
 
@@ -64,15 +49,10 @@ def find_inventory(
 
 def builtin(state_dir: Path) -> Inventory:
     """One host, this machine, whose files lie under the user's state directory."""
-    cluster = _local_cluster(state_dir)
+    cluster = local_cluster(state_dir)
     host = LocalHost(LOCAL, LOCAL, slots=cpus())
     digest = digest_of(["builtin", cluster.root])
     return Inventory({LOCAL: cluster}, {LOCAL: host}, (LOCAL,), digest=digest)
-
-
-def cpus() -> int:
-    """CPUs that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def load_inventory(path: Path, *, home: Path, state_dir: Path) -> Inventory:
@@ -164,7 +144,7 @@ def _dangling(document: Document, value: _Doc) -> list[Problem]:
         _check_host(("hosts", name), host, wrong)
     remote = {host.get("cluster") for host in hosts.values() if host.get("type", "plain") != LOCAL}
     for name in remote & clusters.keys():
-        for path in _PATHS:
+        for path in PATHS:
             text = clusters[name].get(path, "/")
             if text.startswith("~"):
                 wrong(
@@ -202,10 +182,10 @@ def _unknown_chip(chip: str) -> str:
 
 
 def _inventory(value: _Doc, file: str, home: Path, state_dir: Path) -> Inventory:
-    clusters = {name: _cluster(name, given, home) for name, given in value.get("clusters", {}).items()}
-    hosts = {name: _HOSTS[given.get("type", "plain")](name, given) for name, given in value["hosts"].items()}
+    clusters = {name: cluster_of(name, given, home) for name, given in value.get("clusters", {}).items()}
+    hosts = {name: HOSTS[given.get("type", "plain")](name, given) for name, given in value["hosts"].items()}
     if any(host.cluster == LOCAL for host in hosts.values()) and LOCAL not in clusters:
-        clusters[LOCAL] = _local_cluster(state_dir)
+        clusters[LOCAL] = local_cluster(state_dir)
     first = value.get("priority", [])
     return Inventory(
         clusters,
@@ -230,140 +210,3 @@ def _public(value: _Doc) -> _Doc:
     }
     # The order of hosts and of priority decides where a job goes, and JSON's canonical form forgets that of mappings.
     return {**value, "clusters": clusters, "order": list(value["hosts"])}
-
-
-def _cluster(name: str, given: _Doc, home: Path) -> Cluster:
-    paths = {field: _expanded(given[field], home) for field in _PATHS if field in given}
-    root, work = paths["root"], paths["work"]
-    mount = given.get("mount")
-    return Cluster(
-        name=name,
-        root=root,
-        work=work,
-        log=paths.get("log", _below(work, "logs")),
-        share=paths.get("share", _below(work, ".dispatch")),
-        data=paths.get("data", _below(root, "data")),
-        checkpoints=paths.get("checkpoints", _below(root, "checkpoints")),
-        results=paths.get("results", _below(root, "results")),
-        status=paths.get("status", _below(root, "status")),
-        mount=None
-        if mount is None
-        else Mount(_credential(mount), _text(given.get("cache_size")), given.get("cache_dir"), given.get("all_squash")),
-        uv_dir=paths.get("uv_dir"),
-        wandb=_optional_credential(given.get("wandb")),
-        wandb_entity=given.get("wandb_entity"),
-        wandb_project=given.get("wandb_project"),
-        hf_token=_optional_credential(given.get("hf_token")),
-    )
-
-
-def _local_cluster(state_dir: Path) -> Cluster:
-    root = str(state_dir.absolute() / LOCAL)
-    return _cluster(LOCAL, {"root": root, "work": _below(root, "work")}, Path("/"))
-
-
-def _expanded(path: str, home: Path) -> str:
-    full = str(home) + path[1:] if path.startswith("~") else path
-    return full.rstrip("/") or "/"
-
-
-def _below(directory: str, name: str) -> str:
-    return f"{directory.rstrip('/')}/{name}"
-
-
-def _credential(given: str | _Doc) -> Credential:
-    return Secret(given) if isinstance(given, str) else secret_ref(given)
-
-
-def _optional_credential(given: str | _Doc | None) -> Credential | None:
-    return None if given is None else _credential(given)
-
-
-def _text(value: float | str | None) -> str | None:
-    return None if value is None else str(value)
-
-
-def _fields(given: _Doc, *, drop: tuple[str, ...] = ()) -> _Doc:
-    """A host's fields as arguments: lists become tuples, and null means the default."""
-    fields: _Doc = {
-        name: tuple(value) if isinstance(value, list) else value
-        for name, value in given.items()
-        if value is not None and name not in drop
-    }
-    if "connect_timeout" in fields:
-        fields["connect_timeout_s"] = float(seconds(fields.pop("connect_timeout")))
-    return fields
-
-
-def _local(name: str, given: _Doc) -> Host:
-    chips = given.get("chips")
-    slots = given.get("slots")
-    fields = _fields(given, drop=("chips", "slots", "cluster"))
-    return LocalHost(
-        name=name,
-        cluster=given.get("cluster", LOCAL),
-        chips=None if chips is None else _accelerators(chips),
-        slots=cpus() if slots is None else int(slots),
-        **fields,
-    )
-
-
-def _plain(name: str, given: _Doc) -> Host:
-    chips = given.get("chips") or {}
-    fields = _fields(given, drop=("chips",))
-    if "slots" not in fields and chips.get("cpu"):
-        fields["slots"] = chips["cpu"]  # the seed's table has `cpu` among the chips
-    return PlainHost(name=name, chips=_accelerators(chips), **fields)
-
-
-def _accelerators(chips: Mapping[str, int]) -> dict[str, int]:
-    return {chip: int(count) for chip, count in chips.items() if chip != "cpu"}
-
-
-def _slurm(name: str, given: _Doc) -> Host:
-    chips = given.get("chips")
-    fields = _fields(given, drop=("partitions", "cpu_partitions", "partitions_cpu", "chips"))
-    return SlurmHost(
-        name=name,
-        partitions=_partitions(given.get("partitions", [])),
-        cpu_partitions=_partitions(given.get("cpu_partitions") or given.get("partitions_cpu") or []),
-        chips=None if chips is None else _accelerators(chips),
-        **fields,
-    )
-
-
-def _partitions(given: list[str | _Doc]) -> tuple[Partition, ...]:
-    return tuple(Partition(part) if isinstance(part, str) else Partition(**part) for part in given)
-
-
-def _tpu(name: str, given: _Doc) -> Host:
-    return TpuHost(name=name, **_fields(given))
-
-
-_QUANTITIES = ("cpu", "memory", "cpu_cpu", "cpu_memory", "shm_size")
-
-
-def _volcano(name: str, given: _Doc) -> Host:
-    fields = _fields(given, drop=("tolerations", "helper_resources"))
-    fields |= {quantity: str(fields[quantity]) for quantity in _QUANTITIES if quantity in fields}
-    return VolcanoHost(
-        name=name,
-        tolerations=tuple(
-            Toleration(
-                **{field: value for field, value in each.items() if field != "tolerationSeconds"},
-                toleration_seconds=each.get("tolerationSeconds"),
-            )
-            for each in given.get("tolerations", [])
-        ),
-        helper_resources={field: str(value) for field, value in given.get("helper_resources", {}).items()},
-        **fields,
-    )
-
-
-_HOSTS: dict[str, Callable[[str, _Doc], Host]] = {
-    "local": _local,
-    "plain": _plain,
-    "slurm": _slurm,
-    "tpu": _tpu,
-    "volcano": _volcano,
-}

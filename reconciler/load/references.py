@@ -12,7 +12,7 @@ from reconciler.core.chips import CHIPS
 from reconciler.core.errors import Problem
 from reconciler.core.inventory import Inventory, VolcanoHost
 from reconciler.core.job import Desired
-from reconciler.load.schema import did_you_mean, one_of
+from reconciler.load.words import did_you_mean, one_of
 
 
 def check_references(jobs: Iterable[Desired], inventory: Inventory) -> tuple[Problem, ...]:

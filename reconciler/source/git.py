@@ -5,12 +5,17 @@ Only the command line is used: it reads every repository format there is, and a 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
 import subprocess
-from collections.abc import Iterable, Mapping
+import tarfile
+import tempfile
+import threading
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import IO
 
 from reconciler.core.errors import SourceError
 
@@ -101,6 +106,47 @@ def tell(
     if status != 0:
         raise SourceError(f"{repo}: `git {arguments[0]}` failed: {said or f'status {status}'}")
     return out
+
+
+@contextlib.contextmanager
+def stream(
+    repo: Path, *arguments: str, env: Mapping[str, str] | None = None, deadline_s: float = GIT_S
+) -> Iterator[IO[bytes]]:
+    """The output of git while it is written. A git that fails, or is not done by the deadline, raises SourceError."""
+    # A file, not a pipe: nobody reads the words while the output is read.
+    with tempfile.TemporaryFile() as errors:
+        process = subprocess.Popen(
+            argv_of(repo, *arguments),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            env=env if env is not None else environment(),
+            start_new_session=True,
+        )
+        assert process.stdout is not None
+        timer = threading.Timer(deadline_s, process.kill)
+        timer.daemon = True
+        timer.start()
+        failure: Exception | None = None
+        try:
+            with process.stdout:
+                try:
+                    yield process.stdout
+                    while process.stdout.read(1 << 16):  # padding; left unread it would kill git
+                        pass
+                except (tarfile.TarError, EOFError) as error:
+                    failure = error  # most likely because git ended early; its words say more
+            status = process.wait()
+        finally:
+            process.kill()
+            process.wait()
+            timer.cancel()
+        if status != 0 or failure is not None:
+            errors.seek(0)
+            said = errors.read().decode("utf-8", "replace").strip()
+            raise SourceError(
+                f"{repo}: `git {arguments[0]}` failed: {said or failure or f'ended by signal or with status {status}'}"
+            ) from failure
 
 
 def object_id(text: str) -> str:

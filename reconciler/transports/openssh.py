@@ -174,7 +174,7 @@ class OpenSshTransport:
         """End what runs past its deadline, as far as that is possible in half a second."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             if frame.pid is not None:
-                kill = f"kill -s TERM -{frame.pid}"
+                kill = f"exec sh -c 'kill -TERM -{frame.pid}'"
                 options = (*_GENERAL, *_BY_MASTER_ONLY, "-S", str(control), "--", self._alias, kill)
                 self._ask(*options, timeout_s=_END_S, destination=False)
             elif control == self._ours():
@@ -308,6 +308,11 @@ class OpenSshTransport:
     def _theirs(self) -> Path:
         """Where a master that a person makes for us listens."""
         return self._ours().with_suffix(".m")
+
+
+def batch_command(config: Path | None, connect_timeout_s: float) -> tuple[str, ...]:
+    """An ssh command line for another program (rsync): asks nobody, checks host keys, and makes its own connection."""
+    return ssh_argv(config, *_GENERAL, *_KEEP_ALIVE, "-o", f"ConnectTimeout={max(1, round(connect_timeout_s))}")
 
 
 def _environment() -> dict[str, str]:

@@ -150,7 +150,7 @@ class FabricTransport:
             return
         with contextlib.suppress(OSError, EOFError, paramiko.SSHException):
             channel = self._chain[-1].transport.open_session(timeout=_END_S)
-            channel.exec_command(f"kill -s TERM -{frame.pid}")
+            channel.exec_command(f"exec sh -c 'kill -TERM -{frame.pid}'")
             channel.close()
 
     # --- the connection ---------------------------------------------------------------------------------------------

@@ -53,7 +53,9 @@ HOSTILE = [
 
 
 class Site(Protocol):
-    """One place to test. `directory` is empty, absolute and on the host; `names()` lists it behind the transport's back."""
+    """One place to test. `directory` is empty, absolute and on the host; `names()` lists it behind the transport's
+    back.
+    """
 
     directory: str
 
@@ -110,53 +112,58 @@ class TransportContract:
         yield opened
         opened.close()
 
+    @pytest.fixture
+    def shared(self, transport: Transport) -> Transport:
+        """For tests that change nothing; a class may keep one open for all of them."""
+        return transport
+
     # --- run --------------------------------------------------------------------------------------------------------
 
     @pytest.mark.parametrize("status", [0, 1, 2, 73, 75, 124, 125, 126, 127, 128, 130, 137, 143, 254, 255])
-    def test_every_exit_status_arrives_as_a_value(self, transport: Transport, status: int) -> None:
-        assert run(transport, "sh", "-c", f"exit {status}")[0] == status
+    def test_every_exit_status_arrives_as_a_value(self, shared: Transport, status: int) -> None:
+        assert run(shared, "sh", "-c", f"exit {status}")[0] == status
 
-    def test_a_program_that_is_not_there_answers_127(self, transport: Transport) -> None:
-        status, out, err = run(transport, "no-such-program-here")
+    def test_a_program_that_is_not_there_answers_127(self, shared: Transport) -> None:
+        status, out, err = run(shared, "no-such-program-here")
         assert (status, out) == (127, b"")
         assert b"no-such-program-here" in err
 
-    def test_a_builtin_of_the_shell_is_not_taken_for_a_program(self, transport: Transport) -> None:
-        assert run(transport, "exit", "3")[0] == 127
+    def test_a_builtin_of_the_shell_is_not_taken_for_a_program(self, shared: Transport) -> None:
+        assert run(shared, "exit", "3")[0] == 127
 
-    def test_standard_input_arrives_byte_for_byte(self, transport: Transport) -> None:
+    def test_standard_input_arrives_byte_for_byte(self, shared: Transport) -> None:
         data = bytes(range(256)) * 64 + b"no newline at the end"
-        assert run(transport, "cat", stdin=data) == (0, data, b"")
+        assert run(shared, "cat", stdin=data) == (0, data, b"")
 
-    def test_without_input_a_program_sees_the_end_at_once(self, transport: Transport) -> None:
-        assert run(transport, "cat") == (0, b"", b"")
+    def test_without_input_a_program_sees_the_end_at_once(self, shared: Transport) -> None:
+        assert run(shared, "cat") == (0, b"", b"")
 
-    def test_ten_megabytes_pass_in_both_directions_at_once(self, transport: Transport) -> None:
+    def test_ten_megabytes_pass_in_both_directions_at_once(self, shared: Transport) -> None:
         data = bytes(range(251)) * 40_000
-        status, out, err = run(transport, "cat", stdin=data)
+        status, out, err = run(shared, "cat", stdin=data)
         assert (status, err) == (0, b"")
         assert out == data
 
-    def test_both_outputs_are_kept_apart_and_whole(self, transport: Transport) -> None:
+    def test_both_outputs_are_kept_apart_and_whole(self, shared: Transport) -> None:
         data = b"z" * 3_000_000
-        status, out, err = run(transport, "sh", "-c", "tee /dev/stderr", stdin=data)
+        status, out, err = run(shared, "sh", "-c", "tee /dev/stderr", stdin=data)
         assert status == 0
         assert out == data
         assert err == data
 
-    def test_input_that_nobody_reads_does_not_block(self, transport: Transport) -> None:
-        assert run(transport, "true", stdin=b"x" * 3_000_000)[0] == 0
+    def test_input_that_nobody_reads_does_not_block(self, shared: Transport) -> None:
+        assert run(shared, "true", stdin=b"x" * 3_000_000)[0] == 0
 
     @pytest.mark.parametrize("text", HOSTILE, ids=lambda text: repr(text[:12]))
-    def test_an_argument_arrives_byte_for_byte(self, transport: Transport, text: str) -> None:
-        status, out, _ = run(transport, "printf", "[%s]", text, "and the next")
+    def test_an_argument_arrives_byte_for_byte(self, shared: Transport, text: str) -> None:
+        status, out, _ = run(shared, "printf", "[%s]", text, "and the next")
         assert status == 0
         assert out == b"[" + text.encode("utf-8", "surrogateescape") + b"][and the next]"
 
     @pytest.mark.parametrize("argv", [(), ("",), ("echo", "a\0b")])
-    def test_what_no_program_can_be_given_is_refused(self, transport: Transport, argv: tuple[str, ...]) -> None:
+    def test_what_no_program_can_be_given_is_refused(self, shared: Transport, argv: tuple[str, ...]) -> None:
         with pytest.raises(ValueError, match=r"NUL|empty"):
-            run(transport, *argv)
+            run(shared, *argv)
 
     def test_a_deadline_is_kept_and_says_that_the_outcome_is_unknown(self, transport: Transport) -> None:
         run(transport, "true")
@@ -190,69 +197,69 @@ class TransportContract:
 
     # --- put and get ------------------------------------------------------------------------------------------------
 
-    def test_a_file_comes_back_as_it_was_put(self, site: Site, transport: Transport) -> None:
+    def test_a_file_comes_back_as_it_was_put(self, site: Site, shared: Transport) -> None:
         path, data = f"{site.directory}/a/b/c.bin", bytes(range(256)) * 4_000
-        put(transport, path, data, mode=0o640)
+        put(shared, path, data, mode=0o640)
         assert site.read(path) == data
         assert site.mode(path) == 0o640
-        assert transport.get(path, size_max=len(data), deadline_s=AMPLE_S) == data
+        assert shared.get(path, size_max=len(data), deadline_s=AMPLE_S) == data
 
-    def test_an_empty_file_is_a_file(self, site: Site, transport: Transport) -> None:
-        put(transport, f"{site.directory}/empty", b"")
-        assert transport.get(f"{site.directory}/empty", size_max=0, deadline_s=AMPLE_S) == b""
+    def test_an_empty_file_is_a_file(self, site: Site, shared: Transport) -> None:
+        put(shared, f"{site.directory}/empty", b"")
+        assert shared.get(f"{site.directory}/empty", size_max=0, deadline_s=AMPLE_S) == b""
 
     @pytest.mark.parametrize("name", ["-n", "a b", "q'\"q", "$(id)", "new\nline", "Grüße", "back\\slash", "*"])
-    def test_a_file_name_arrives_byte_for_byte(self, site: Site, transport: Transport, name: str) -> None:
-        put(transport, f"{site.directory}/{name}", b"data")
+    def test_a_file_name_arrives_byte_for_byte(self, site: Site, shared: Transport, name: str) -> None:
+        put(shared, f"{site.directory}/{name}", b"data")
         assert site.names() == [name]
-        assert transport.get(f"{site.directory}/{name}", size_max=4, deadline_s=AMPLE_S) == b"data"
+        assert shared.get(f"{site.directory}/{name}", size_max=4, deadline_s=AMPLE_S) == b"data"
 
-    def test_a_put_replaces_the_file_and_leaves_nothing_beside_it(self, site: Site, transport: Transport) -> None:
-        put(transport, f"{site.directory}/f", b"old")
-        put(transport, f"{site.directory}/f", b"new and longer")
+    def test_a_put_replaces_the_file_and_leaves_nothing_beside_it(self, site: Site, shared: Transport) -> None:
+        put(shared, f"{site.directory}/f", b"old")
+        put(shared, f"{site.directory}/f", b"new and longer")
         assert site.read(f"{site.directory}/f") == b"new and longer"
         assert site.names() == ["f"]
 
-    def test_progress_adds_up_to_the_size(self, site: Site, transport: Transport) -> None:
+    def test_progress_adds_up_to_the_size(self, site: Site, shared: Transport) -> None:
         sent: list[int] = []
-        put(transport, f"{site.directory}/f", b"x" * 1_500_000, progress=sent.append)
+        put(shared, f"{site.directory}/f", b"x" * 1_500_000, progress=sent.append)
         assert sum(sent) == 1_500_000
         assert len(sent) > 2
 
-    def test_a_source_that_is_longer_than_said_is_cut_at_the_size(self, site: Site, transport: Transport) -> None:
-        transport.put(io.BytesIO(b"0123456789"), f"{site.directory}/f", size=4, deadline_s=AMPLE_S)
+    def test_a_source_that_is_longer_than_said_is_cut_at_the_size(self, site: Site, shared: Transport) -> None:
+        shared.put(io.BytesIO(b"0123456789"), f"{site.directory}/f", size=4, deadline_s=AMPLE_S)
         assert site.read(f"{site.directory}/f") == b"0123"
 
-    def test_fewer_bytes_than_said_leave_the_old_file(self, site: Site, transport: Transport) -> None:
-        put(transport, f"{site.directory}/f", b"old")
+    def test_fewer_bytes_than_said_leave_the_old_file(self, site: Site, shared: Transport) -> None:
+        put(shared, f"{site.directory}/f", b"old")
         with pytest.raises(OutcomeUnknown, match="5 of 9 bytes"):
-            transport.put(io.BytesIO(b"short"), f"{site.directory}/f", size=9, deadline_s=AMPLE_S)
+            shared.put(io.BytesIO(b"short"), f"{site.directory}/f", size=9, deadline_s=AMPLE_S)
         assert site.read(f"{site.directory}/f") == b"old"
         assert site.names() == ["f"]
 
-    def test_a_put_onto_a_directory_is_refused(self, site: Site, transport: Transport) -> None:
-        put(transport, f"{site.directory}/d/f", b"x")
+    def test_a_put_onto_a_directory_is_refused(self, site: Site, shared: Transport) -> None:
+        put(shared, f"{site.directory}/d/f", b"x")
         with pytest.raises(Rejected, match="directory"):
-            put(transport, f"{site.directory}/d", b"x")
+            put(shared, f"{site.directory}/d", b"x")
 
-    def test_a_put_below_a_file_is_refused_with_the_hosts_words(self, site: Site, transport: Transport) -> None:
-        put(transport, f"{site.directory}/f", b"x")
+    def test_a_put_below_a_file_is_refused_with_the_hosts_words(self, site: Site, shared: Transport) -> None:
+        put(shared, f"{site.directory}/f", b"x")
         with pytest.raises(Rejected, match=r"(?i)not a directory|file exists"):
-            put(transport, f"{site.directory}/f/below", b"x")
+            put(shared, f"{site.directory}/f/below", b"x")
 
-    def test_a_missing_file_is_refused(self, site: Site, transport: Transport) -> None:
+    def test_a_missing_file_is_refused(self, site: Site, shared: Transport) -> None:
         with pytest.raises(Rejected, match="no such file"):
-            transport.get(f"{site.directory}/none", size_max=10, deadline_s=AMPLE_S)
+            shared.get(f"{site.directory}/none", size_max=10, deadline_s=AMPLE_S)
 
-    def test_a_directory_is_not_read(self, site: Site, transport: Transport) -> None:
-        put(transport, f"{site.directory}/d/f", b"x")
+    def test_a_directory_is_not_read(self, site: Site, shared: Transport) -> None:
+        put(shared, f"{site.directory}/d/f", b"x")
         with pytest.raises(Rejected, match="not a regular file"):
-            transport.get(f"{site.directory}/d", size_max=10, deadline_s=AMPLE_S)
+            shared.get(f"{site.directory}/d", size_max=10, deadline_s=AMPLE_S)
 
-    def test_a_file_larger_than_expected_is_refused(self, site: Site, transport: Transport) -> None:
-        put(transport, f"{site.directory}/f", b"12345")
+    def test_a_file_larger_than_expected_is_refused(self, site: Site, shared: Transport) -> None:
+        put(shared, f"{site.directory}/f", b"12345")
         with pytest.raises(Rejected, match="5 bytes"):
-            transport.get(f"{site.directory}/f", size_max=4, deadline_s=AMPLE_S)
+            shared.get(f"{site.directory}/f", size_max=4, deadline_s=AMPLE_S)
 
 
 class ConnectedContract(TransportContract):
@@ -356,7 +363,12 @@ class ConnectedContract(TransportContract):
 @contextlib.contextmanager
 def cut_once(site: ConnectedSite, when: Callable[[], bool]) -> Iterator[None]:
     """Cut the connection from another thread as soon as `when` holds."""
-    thread = threading.Thread(target=lambda: soon(when) and site.cut())
+
+    def cut() -> None:
+        if soon(when):
+            site.cut()
+
+    thread = threading.Thread(target=cut)
     thread.start()
     yield
     thread.join()

@@ -66,6 +66,7 @@ Host *
     PreferredAuthentications publickey
     ForwardAgent no
     LogLevel ERROR
+    KexAlgorithms curve25519-sha256
 """
 
 # PID 1 of a host's namespaces, as root.

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from reconciler.core.job import Checkpoint, Request, Restart, Source
 from reconciler.core.names import JobKey
 from reconciler.load.defaults import load_defaults
 from reconciler.load.documents import (
@@ -54,7 +55,8 @@ spec:
   config: {training: {per_device_batch_size: -1}}
   source: {repo: ., ref: HEAD, dirty: false, mode: archive, submodules: true}
   request:
-    {chip: h100, min_chips: 16, n_shards: 2, clusters: [hpc], exclude_clusters: [], hosts: [], time: "2-00:00:00", mem: 128G}
+    {chip: h100, min_chips: 16, n_shards: 2, clusters: [hpc], exclude_clusters: [], hosts: [],
+     time: "2-00:00:00", mem: 128G}
   env: {NCCL_DEBUG: WARN}
   secrets:
     A: {env: WANDB_API_KEY}
@@ -107,7 +109,10 @@ def test_a_manifest_that_says_little_gets_the_defaults() -> None:
     spec = decode(desired.normal)
     assert (spec.key, spec.generation, spec.grace_s, spec.ttl_s, spec.job_key) == (A, 1, 30.0, None, None)
     assert (spec.request.min_chips, spec.request.chip, spec.python) == (0, None, None)
-    assert spec.source is not None
+    assert spec.source == Source()
+    assert spec.restart == Restart()
+    assert spec.checkpoint == Checkpoint()
+    assert spec.request == Request()
     assert (spec.restart.infrastructure, spec.restart.failure, spec.restart.preemption) == (10, 3, None)
 
 
@@ -357,6 +362,18 @@ def test_broken_defaults_freeze_the_jobs_below_and_no_others() -> None:
 )
 def test_defaults_whose_project_cannot_be_read_freeze_only_jobs_that_name_their_own(text: str) -> None:
     loaded = load(("_defaults.yaml", text), job("a", metadata=", project: p, group: g"), job("b"))
+    assert loaded.frozen == {JobKey("p", "g", "a")}
+    assert not loaded.complete
+
+
+def test_broken_defaults_reach_through_deeper_ones_that_are_right() -> None:
+    loaded = load(
+        ("_defaults.yaml", "metadata: {projct: lm}\n"),
+        ("d/_defaults.yaml", "spec: {env: {A: b}}\n"),
+        ("d/a.yaml", job("a", metadata=", project: p, group: g")),
+        ("d/b.yaml", job("b")),
+    )
+    assert loaded.desired == ()
     assert loaded.frozen == {JobKey("p", "g", "a")}
     assert not loaded.complete
 

@@ -149,7 +149,7 @@ WRONG = {
     "hosts: {p: {ssh: p, cluster: d}}": "there are no clusters",
     "hosts: {p: {ssh: p, cluster: local}}": "no cluster is called 'local'",
     CLUSTER
-    + "hosts: {desk: {ssh: p, cluster: c}}\npriority: [dsk]": "i.yaml:3: priority[0]: no host is called 'dsk'; did you mean 'desk",
+    + "hosts: {desk: {ssh: p, cluster: c}}\npriority: [dsk]": "3: priority[0]: no host is called 'dsk'; did you mean",
     CLUSTER + "hosts: {p: {ssh: p, cluster: c}}\npriority: [p, p]": "an entry stands there twice",
     CLUSTER + "hosts: {p: {type: slrum, ssh: p, cluster: c}}": "tpu, volcano or local; did you mean 'slurm'?",
     CLUSTER + "hosts: {p: {ssh: p, cluster: c, chip: {h100: 8}}}": "hosts.p has no field 'chip'; did you mean 'chips'?",
@@ -157,7 +157,7 @@ WRONG = {
     CLUSTER + "hosts: {p: {cluster: c}}": "hosts.p needs ssh",
     CLUSTER + "hosts: {p: {ssh: -oProxyCommand=x, cluster: c}}": "hosts.p.ssh",
     CLUSTER
-    + "hosts: {p: {ssh: p, cluster: c, chips: {h10: 8}}}": "i.yaml:2: hosts.p.chips.h10: no chip is called 'h10'; did you mean",
+    + "hosts: {p: {ssh: p, cluster: c, chips: {h10: 8}}}": "2: hosts.p.chips.h10: no chip is called 'h10'; did you",
     CLUSTER + "hosts: {p: {ssh: p, cluster: c, chips: {h100: -8}}}": "-8 is too small",
     CLUSTER + "hosts: {p: {ssh: p, cluster: c, env: {RECONCILER_A: x}}}": "reserved",
     CLUSTER + "hosts: {p q: {ssh: p, cluster: c}}": "'p q' is not a name",

@@ -12,6 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from reconciler.core.names import NAME_PATTERN
+from reconciler.core.quantity import DURATION_PATTERN, MEMORY_PATTERN
 from reconciler.load.schema import _exact, accepts, refusals, schema, schema_text
 
 ROOT = Path(__file__).parents[2]
@@ -179,3 +181,11 @@ def test_a_document_that_is_right_never_imports_the_slow_validator() -> None:
         "assert loaded.desired and 'jsonschema' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT)
+
+
+def test_patterns_in_the_schema_are_those_of_the_code() -> None:
+    spec = schema("job")["properties"]["spec"]["properties"]
+    assert spec["grace"]["pattern"] == spec["request"]["properties"]["time"]["pattern"] == DURATION_PATTERN
+    assert spec["request"]["properties"]["mem"]["pattern"] == MEMORY_PATTERN
+    names = schema("job")["properties"]["metadata"]["properties"]
+    assert {names[name]["pattern"] for name in ("name", "project", "group")} == {NAME_PATTERN}

@@ -8,7 +8,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from reconciler.load import strict_yaml
-from reconciler.load.strict_yaml import DEPTH_MAX, FILE_MAX_BYTES, Document, read
+from reconciler.load.rejections import FILE_MAX_BYTES
+from reconciler.load.strict_yaml import DEPTH_MAX, Document, read
 
 
 @pytest.fixture(params=["c", "python"])

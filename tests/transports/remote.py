@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,7 +20,7 @@ Opener = Callable[[str, Path], Transport]
 
 
 class SshContract(ConnectedContract):
-    """A subclass provides `opener`: a transport for an alias of an ssh_config, with a connect timeout of 2 s or less."""
+    """A subclass provides `opener`: from alias and ssh_config to a transport, with a connect timeout of 2 s or less."""
 
     @pytest.fixture
     def opener(self) -> Opener:
@@ -112,7 +113,7 @@ class SshContract(ConnectedContract):
         with site.stranger():
             transport = opener("far", site.lab.ssh_config)
             # ssh's own jump is a process whose words we see; its refusal may show as a closed connection.
-            with pytest.raises((AccessRefused, Unreachable), match="(?i)host key|jump host"):
+            with pytest.raises((AccessRefused, Unreachable), match=r"(?i)host key|jump host"):
                 run(transport, "true")
             transport.close()
 
@@ -139,8 +140,6 @@ class SshContract(ConnectedContract):
         transport.close()
 
     def test_a_hashed_known_hosts_file_is_understood(self, site: LabSite, opener: Opener) -> None:
-        import subprocess
-
         subprocess.run(["ssh-keygen", "-q", "-H", "-f", str(site.lab.known_hosts)], check=True, capture_output=True)
         assert site.lab.known_hosts.read_text().startswith("|1|")
         transport = opener("node1", site.lab.ssh_config)
@@ -181,17 +180,19 @@ class SshContract(ConnectedContract):
             transport.close()
 
     @pytest.mark.parametrize("alias", ["-oProxyCommand=touch pwned", "two words", ""])
-    def test_an_alias_that_ssh_would_take_for_an_option_is_refused(self, site: LabSite, opener: Opener, alias: str) -> None:
+    def test_an_alias_that_ssh_would_take_for_an_option_is_refused(
+        self, site: LabSite, opener: Opener, alias: str
+    ) -> None:
         with pytest.raises(Rejected, match="not an ssh destination"):
             run(opener(alias, site.lab.ssh_config), "true")
 
     def test_an_unknown_name_is_unreachable(self, site: LabSite, opener: Opener) -> None:
-        with pytest.raises(Unreachable, match="host.invalid"):
+        with pytest.raises(Unreachable, match=r"host\.invalid"):
             run(opener("host.invalid", site.lab.ssh_config), "true")
 
     def test_a_configuration_that_ssh_refuses_is_said(self, site: LabSite, opener: Opener) -> None:
         site.lab.configure("NoSuchOption yes\n")
-        with pytest.raises(Rejected, match="(?i)nosuchoption"):
+        with pytest.raises(Rejected, match=r"(?i)nosuchoption"):
             run(opener("node1", site.lab.ssh_config), "true")
 
 

@@ -95,7 +95,7 @@ class TestFake(ConnectedContract):
         return FakeSite()
 
     # A function ends at once or never, so nothing can be cut while it runs; `Fault` says what would have been.
-    test_a_connection_cut_while_a_command_runs_leaves_the_outcome_unknown = None
+    test_a_connection_cut_while_a_command_runs_leaves_the_outcome_unknown = None  # type: ignore[assignment]
 
 
 def test_a_fault_before_the_call_does_nothing() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,8 +17,8 @@ from tests.transports.sites import DirectorySite
 
 class TestLocal(TransportContract):
     @pytest.fixture
-    def site(self, tmp_path: Path) -> Iterator[Site]:
-        yield DirectorySite(tmp_path, str(tmp_path), lambda: open_transport(TransportSettings("local", "here")))
+    def site(self, tmp_path: Path) -> Site:
+        return DirectorySite(tmp_path, str(tmp_path), lambda: open_transport(TransportSettings("local", "here")))
 
 
 def test_a_missed_deadline_kills_the_whole_process_group(tmp_path: Path) -> None:

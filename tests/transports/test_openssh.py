@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
+import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from reconciler.core.transport import Transport
 from reconciler.transports import openssh
 from reconciler.transports.openssh import OpenSshTransport
 from tests.contract.transport_contract import run
+from tests.lab.sshd import Lab
 from tests.transports.remote import Opener, SshContract
 from tests.transports.sites import LabSite
 
@@ -24,6 +26,15 @@ pytestmark = pytest.mark.real
 
 
 class TestOpenSsh(SshContract):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def shared(cls, ssh_lab: Lab) -> Iterator[Transport]:
+        directory = Path(tempfile.mkdtemp(prefix="cm"))
+        transport = OpenSshTransport("node1", config=ssh_lab.ssh_config, control_dir=directory)
+        yield transport
+        transport.end_master()
+        shutil.rmtree(directory)
+
     @pytest.fixture
     def control_dir(self) -> Iterator[Path]:
         # pytest's own directories are too long for a control socket.
@@ -69,7 +80,9 @@ class TestOpenSsh(SshContract):
         finally:
             subprocess.run([*shlex.split(command)[:-2], "-O", "exit", "node1"], check=True, capture_output=True)
 
-    def test_a_master_of_the_users_own_configuration_is_used(self, site: LabSite, opener: Opener, control_dir: Path) -> None:
+    def test_a_master_of_the_users_own_configuration_is_used(
+        self, site: LabSite, opener: Opener, control_dir: Path
+    ) -> None:
         site.lab.configure(f"ControlPath {control_dir}/own-%C\n")
         ssh = ["ssh", "-F", str(site.lab.ssh_config)]
         subprocess.run([*ssh, "-M", "-fN", "node1"], check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
@@ -87,9 +100,9 @@ class TestOpenSsh(SshContract):
         opener("node1", site.lab.ssh_config).end_master()  # type: ignore[attr-defined]
         assert run(transport, "printf", "again")[1] == b"again"
 
-    def test_a_socket_that_nobody_listens_at_is_replaced(self, site: LabSite, control_dir: Path, opener: Opener) -> None:
-        import socket
-
+    def test_a_socket_that_nobody_listens_at_is_replaced(
+        self, site: LabSite, control_dir: Path, opener: Opener
+    ) -> None:
         transport = opener("node1", site.lab.ssh_config)
         run(transport, "true")
         transport.end_master()  # type: ignore[attr-defined]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,13 +21,21 @@ from tests.transports.sites import LabSite
 pytestmark = pytest.mark.real
 
 
+def opened(alias: str, config: Path) -> Transport:
+    return open_transport(TransportSettings("fabric", alias, connect_timeout_s=2.0, ssh_config=config))
+
+
 class TestFabric(SshContract):
     @pytest.fixture
     def opener(self) -> Opener:
-        def opened(alias: str, config: Path) -> Transport:
-            return open_transport(TransportSettings("fabric", alias, connect_timeout_s=2.0, ssh_config=config))
-
         return opened
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def shared(cls, ssh_lab: Lab) -> Iterator[Transport]:
+        transport = opened("node1", ssh_lab.ssh_config)
+        yield transport
+        transport.close()
 
     def test_one_connection_serves_many_commands(self, site: LabSite, transport: Transport) -> None:
         before = site.host.log.count("Accepted publickey")
@@ -65,6 +74,7 @@ def test_the_configuration_file_can_be_named_in_the_environment(ssh_lab: Lab, mo
 def test_fabric_is_imported_for_fabric_hosts_only() -> None:
     code = (
         "import sys; from reconciler.transports.registry import *; open_transport(TransportSettings('openssh', 'h'));"
-        "open_transport(TransportSettings('local', 'h')); sys.exit('fabric' in sys.modules or 'paramiko' in sys.modules)"
+        "open_transport(TransportSettings('local', 'h'));"
+        "sys.exit('fabric' in sys.modules or 'paramiko' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

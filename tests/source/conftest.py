@@ -1,0 +1,3 @@
+from tests.lab.sshd import ssh_lab
+
+__all__ = ["ssh_lab"]
