@@ -152,7 +152,7 @@ def resumed_step() -> int:
         text=True,
         check=True,
     ).stdout
-    words = next((line for line in logs.splitlines() if line.startswith("resumed from step ")), "resumed from step 0")
+    words = next((line for line in logs.splitlines() if line.startswith("resuming from step ")), "resuming from step 0")
     return int(words.split()[3].rstrip(",.:;"))
 
 

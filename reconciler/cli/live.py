@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from reconciler.cli.out import coloured, say
+from reconciler.cli.out import coloured, first_line, say
 
 if TYPE_CHECKING:
     from reconciler.app.act import Done
@@ -74,7 +74,7 @@ class Live:
             key = f"{view.phase}{share}"
             if self._last.get(str(view.job)) != key:
                 self._last[str(view.job)] = key
-                say(f"{view.job}: {view.phase}{f' {bar(view)}' if view.progress else ''}  {view.message}")
+                say(f"{view.job}: {view.phase}{f' {bar(view)}' if view.progress else ''}  {first_line(view.message)}")
 
 
 def table(views: tuple[View, ...]) -> Any:
@@ -93,7 +93,7 @@ def table(views: tuple[View, ...]) -> Any:
             str(view.attempt or ""),
             Text(view.host),
             Text(bar(view)),
-            Text(view.message, style="dim"),
+            Text(first_line(view.message), style="dim"),
         )
     if len(moving) > _ROWS_MAX:
         shown.add_row(f"… and {len(moving) - _ROWS_MAX} more", "", "", "", "", "")

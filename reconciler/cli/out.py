@@ -58,6 +58,11 @@ def printable(text: str) -> str:
     return "".join(kept)
 
 
+def first_line(text: str) -> str:
+    """The sentence of a message; what follows it (the end of a log) is for `explain` and `logs`."""
+    return text.partition("\n")[0]
+
+
 def ago(seconds: float) -> str:
     """A duration a person reads at a glance: 12s, 3m, 2h05m, 4d."""
     seconds = max(0.0, seconds)

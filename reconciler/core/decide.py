@@ -368,4 +368,5 @@ def _waiting_phase(memory: Memory) -> Phase:
 
 
 def _was(memory: Memory) -> str:
-    return memory.last_end if len(memory.last_end) <= 160 else memory.last_end[:159] + "…"
+    sentence = memory.last_end.partition("\n")[0]
+    return sentence if len(sentence) <= 160 else sentence[:159] + "…"

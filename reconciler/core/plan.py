@@ -207,7 +207,7 @@ def _begin(
         reason, message, held = blocked
         return wait(memory, desired, reason, message, held=held)
     if world.now < memory.not_before:
-        message = f"{memory.last_end}; the next try waits out the back-off"
+        message = f"{memory.last_end.partition(chr(10))[0]}; the next try waits out the back-off"
         return wait(memory, desired, "BackingOff", message, next_try=memory.not_before)
     if memory.attempt == 0 and world.unscanned:
         message = _never_seen(world)
