@@ -10,6 +10,7 @@ from pathlib import Path
 from reconciler.app.wiring import Settings, find_place, read_inventory
 from reconciler.core.errors import ManifestError, Problem, SourceError
 from reconciler.load.documents import INVENTORY_NAMES, is_manifest, load_documents
+from reconciler.load.references import check_references
 from reconciler.source.manifests import blobs, read_working_tree
 
 
@@ -35,6 +36,7 @@ def check_all(settings: Settings) -> Checked:
     tail = ""
     try:
         inventory = read_inventory(settings, place)
+        problems.extend(check_references(loaded.desired, inventory))
         names = ", ".join(inventory.order[:5]) + (", …" if len(inventory.order) > 5 else "")
         tail = f"; inventory {inventory.file or '(built in)'}: {names}"
     except ManifestError as error:

@@ -118,6 +118,7 @@ class Reconciler:
             state = _only(state, only, memories)
             memories = {key: memory for key, memory in memories.items() if key in only or key in state.desired}
         unscanned = self._unscanned()
+        state = _checked(state, memories, ports)
         hungry = _hungry(state.desired, memories)
         looks = _looks(hungry, memories, unscanned, ports)
         censuses = self._observe(looks, tick)
@@ -257,6 +258,26 @@ class Reconciler:
 
 def _observation(ports: Ports, host: str, look: Look) -> Callable[[], Census]:
     return lambda: ports.backends(host).observe(look)
+
+
+def _checked(state: DesiredState, memories: Mapping[JobKey, Memory], ports: Ports) -> DesiredState:
+    """Freeze jobs that name hosts, clusters or chips which the inventory lacks, if they would start or be replaced."""
+    moving = _hungry(state.desired, memories)
+    for key, memory in memories.items():
+        wanted = state.desired.get(key)
+        if memory.run is not None and wanted is not None and wanted.digest != memory.run.digest:
+            moving.append(wanted)
+    problems = ports.check(moving)
+    if not problems:
+        return state
+    where = {(problem.file, problem.line): problem for problem in problems}
+    bad = {item.key: where[item.file, item.line] for item in moving if (item.file, item.line) in where}
+    return replace(
+        state,
+        desired={key: item for key, item in state.desired.items() if key not in bad},
+        frozen={**state.frozen, **bad},
+        problems=tuple(sorted({*state.problems, *problems})),
+    )
 
 
 def _hungry(desired: Mapping[JobKey, Desired], memories: Mapping[JobKey, Memory]) -> list[Desired]:

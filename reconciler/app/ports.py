@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -75,6 +75,7 @@ class Ports:
     token: Callable[[], str]
     decode: Callable[..., JobSpec]
     chip_of: Callable[[Gpu], str | None]
+    check: Callable[[Iterable[Desired]], tuple[Problem, ...]]
     owner: str
     inventory_digest: str = ""
 

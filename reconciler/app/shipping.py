@@ -40,7 +40,9 @@ class Bundle:
 class HostShipping:
     """One host's end. Used by that host's lane only."""
 
-    def __init__(self, name: str, transport: Transport, settings: TransportSettings, share: str, bundle: Bundle) -> None:
+    def __init__(
+        self, name: str, transport: Transport, settings: TransportSettings, share: str, bundle: Bundle
+    ) -> None:
         self.name = name
         self.transport = transport
         self.settings = settings
@@ -80,7 +82,9 @@ class RepositoryShipper:
             return Package(None, False, None)
         repo = (self._root / Path(source.repo).expanduser()).resolve()
         if not repo.is_dir():
-            raise ShipError(f"{source.repo}: no such directory beside the manifests ({repo})", hint="Correct spec.source.repo.")
+            raise ShipError(
+                f"{source.repo}: no such directory beside the manifests ({repo})", hint="Correct spec.source.repo."
+            )
         submodules = Submodules.INCLUDE if source.submodules else Submodules.LEAVE_OUT
         match source.mode:
             case "files":

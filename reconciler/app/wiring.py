@@ -32,6 +32,7 @@ from reconciler.core.solve import HostView
 from reconciler.core.transport import Transport
 from reconciler.load.inventory import find_inventory
 from reconciler.load.normal import decode
+from reconciler.load.references import check_references
 from reconciler.load.secrets import Resolver
 from reconciler.source import git
 from reconciler.source.owner import owner_of
@@ -127,6 +128,7 @@ def open_ports(settings: Settings) -> Iterator[Ports]:
             token=lambda: randomness.token_hex(16),
             decode=decode,
             chip_of=chip_of,
+            check=lambda jobs: check_references(jobs, inventory),
             owner=owner,
             inventory_digest=inventory.digest,
         )

@@ -82,7 +82,9 @@ def in_words(line: object) -> str:
             return f"stop of {run_id}: {message}"
         case m.Ended():
             what = f"{line.phase}" + (f" ({line.cause.value})" if line.cause else "")
-            return f"ended: {line.run_id}: {what}: {line.message.partition(chr(10))[0]}" + ("; requeued" if line.requeue else "")
+            return f"ended: {line.run_id}: {what}: {line.message.partition(chr(10))[0]}" + (
+                "; requeued" if line.requeue else ""
+            )
         case m.Adopted(run, _):
             return f"adopted attempt {run.attempt} on {run.host}"
         case m.Edited(run_id, _):

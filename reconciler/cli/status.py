@@ -67,7 +67,9 @@ def plain(seen: Pass) -> list[str]:
 
     rows = [("JOB", "PHASE", "ATTEMPT", "HOST", "PROGRESS", "MESSAGE")]
     for view in seen.plan.views:
-        rows.append((str(view.job), view.phase.value, str(view.attempt or ""), view.host, bar(view), first_line(view.message)))
+        rows.append(
+            (str(view.job), view.phase.value, str(view.attempt or ""), view.host, bar(view), first_line(view.message))
+        )
     widths = [max(len(row[column]) for row in rows) for column in range(5)]
     return [
         "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[5]]).rstrip()
