@@ -156,7 +156,7 @@ class Host:
         for started in self.status.glob("*/*/*/*/started"):
             with contextlib.suppress(ValueError, KeyError, ProcessLookupError):
                 value = json.loads(started.read_text())
-                if process.start_of(value["pid"]) == value["start"]:
+                if os.getsid(value["pid"]) == value["sid"]:
                     os.kill(value["pid"], signal.SIGKILL)
         for one in process.table().values():
             if mark in process.environment_of(one.pid):
