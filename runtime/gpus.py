@@ -9,6 +9,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Dict, List, Optional, Tuple
 
+KILL_WAIT_S = 1.0
 TIMEOUT_S = 20.0  # nvidia-smi takes seconds without persistence mode, and for ever when a driver hangs
 GPU_QUERY = "index,uuid,name,memory.total,memory.used"
 APP_QUERY = "gpu_uuid,used_memory"
@@ -86,7 +87,11 @@ def _ask(program: str, what: str) -> Optional[str]:
     try:
         out, err = child.communicate(timeout=TIMEOUT_S)
     except subprocess.TimeoutExpired:
-        child.kill()  # not waited for: one that hangs in the driver does not end, and this process soon does
+        child.kill()
+        try:
+            child.communicate(timeout=KILL_WAIT_S)
+        except subprocess.TimeoutExpired:
+            pass  # one that hangs in the driver does not even end; this process soon does
         raise ValueError("nvidia-smi gave no answer within %.0f s" % TIMEOUT_S) from None
     text = out.decode("utf-8", "replace")
     if child.returncode != 0:

@@ -76,9 +76,7 @@ def _copy(source: int, target: int, size: int) -> None:
         if not data:
             return
         size -= len(data)
-        view = memoryview(data)
-        while view:
-            view = view[os.write(target, view) :]
+        status.write_all(target, data)
 
 
 def _rename_if_there(old: str, new: str) -> None:

@@ -241,9 +241,11 @@ def _run_shell(run: Run, environ: Environ, cwd: str, supervisor: Supervisor) -> 
     texts = [SHELL, "set-up", str(len(run["modules"])), *run["modules"], *run["setup"]]
     argv = [b"bash", b"-lc", *(text.encode() for text in texts)]
     try:
-        return supervisor.run_child(argv, {**environ, b"RECONCILER_DUMP_PYTHON": os.fsencode(sys.executable)}, cwd)
+        code = supervisor.run_child(argv, {**environ, b"RECONCILER_DUMP_PYTHON": os.fsencode(sys.executable)}, cwd)
     except OSError as error:
         raise SetUpFailed("set-up shell", "bash %s" % error.strerror) from None
+    supervisor.pulse()
+    return code
 
 
 def _memory_file(directory: str) -> int:
@@ -271,9 +273,9 @@ def _uv_sync(run: Run, environ: Environ, cwd: str, supervisor: Supervisor) -> En
             code = supervisor.run_child(argv, environ, cwd)
         except OSError as error:
             raise SetUpFailed("uv sync", "uv %s; install it on this host, or drop `python`" % error.strerror) from None
+        supervisor.pulse()
         if code == 0:
             break
-        supervisor.pulse()
     else:
         raise _failed("uv sync", code, run)
     environ[b"VIRTUAL_ENV"] = os.fsencode(place)

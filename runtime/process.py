@@ -10,7 +10,7 @@ import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, Dict, Iterable, List, Optional, Set
+    from typing import Any, Callable, Dict, Iterable, List, Optional, Set, Tuple
 
 HAVE_PROC = os.path.exists("/proc/self/stat")
 PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
@@ -39,7 +39,7 @@ def boot_id() -> str:
         with open("/proc/sys/kernel/random/boot_id") as file:
             return file.read().strip()
     except OSError:
-        return _capture(["sysctl", "-n", "kern.bootsessionuuid"]).strip() or "unknown"
+        return _capture(["sysctl", "-n", "kern.bootsessionuuid"])[1].strip() or "unknown"
 
 
 def look(pid: int) -> Optional[Process]:
@@ -192,10 +192,10 @@ def subreaper() -> Callable[[], bool]:
 
 def _ps(which: List[str]) -> Dict[int, Process]:
     found = {}
-    text = _capture(["ps", *which, "-o", "pid=,ppid=,pgid=,stat=,lstart="])
+    own, text = _capture(["ps", *which, "-o", "pid=,ppid=,pgid=,stat=,lstart="])
     for line in text.splitlines():
         fields = line.split(None, 4)
-        if len(fields) == 5 and fields[0].isdigit():
+        if len(fields) == 5 and fields[0].isdigit() and int(fields[0]) != own:
             pid = int(fields[0])
             try:
                 sid = os.getsid(pid)  # macOS prints 0 for `sess`
@@ -205,19 +205,19 @@ def _ps(which: List[str]) -> Dict[int, Process]:
     return found
 
 
-def _capture(argv: List[str]) -> str:
+def _capture(argv: List[str]) -> Tuple[int, str]:
+    """The pid of the program, which sees itself in what it lists, and its output; empty when it cannot be had."""
     import subprocess  # noqa: PLC0415 - only where there is no /proc
 
     try:
-        done = subprocess.run(
+        child = subprocess.Popen(
             argv,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            timeout=20,
             env={**os.environ, "LC_ALL": "C"},
-            check=False,
         )
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout.decode("utf-8", "replace")
+    except OSError:
+        return 0, ""
+    # No time limit, as for /proc: to take "no answer" for "no process" would be the worse end.
+    return child.pid, child.communicate()[0].decode("utf-8", "replace")

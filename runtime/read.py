@@ -20,11 +20,11 @@ def read_log(document: Dict[str, Any], out: int) -> None:
     try:
         descriptor = os.open(log, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
-        _write(out, contract.MARK.encode() + status.encode(answer))
+        status.write_all(out, contract.MARK.encode() + status.encode(answer))
         return
     except OSError as error:
         answer["error"] = "%s: %s" % (log, error.strerror)
-        _write(out, contract.MARK.encode() + status.encode(answer))
+        status.write_all(out, contract.MARK.encode() + status.encode(answer))
         return
     size = os.fstat(descriptor).st_size
     offset = int(document.get("offset", 0))
@@ -33,18 +33,12 @@ def read_log(document: Dict[str, Any], out: int) -> None:
     end = min(size, start + int(document.get("size_max", 1 << 20)))
     answer.update(offset=start, end=end, size=size, rotated=rotated)
     try:
-        _write(out, contract.MARK.encode() + status.encode(answer))
+        status.write_all(out, contract.MARK.encode() + status.encode(answer))
         while start < end:
             data = os.pread(descriptor, min(COPY_BYTES, end - start), start)
             if not data:
                 break  # rotated at this moment; the reader sees fewer bytes than promised and asks again
-            _write(out, data)
+            status.write_all(out, data)
             start += len(data)
     finally:
         os.close(descriptor)
-
-
-def _write(out: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(out, view) :]

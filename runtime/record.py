@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 
 from runtime import checkpoints, contract, status
 
@@ -12,9 +13,11 @@ if TYPE_CHECKING:
     from typing import Any, Dict, Iterable, Optional
 
 MESSAGE_CHARS_MAX = 4000
+MESSAGE_CHARS_SHORT = 400
 TAIL_BYTES, TAIL_LINES = 4096, 12
 RESERVE_BYTES = 8192
 SECRET_CHARS_MIN = 4  # shorter values are ordinary words; masking them would garble messages
+COLOUR = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -123,7 +126,10 @@ class Record:
         descriptor = os.open(self._reserve, os.O_WRONLY | os.O_CLOEXEC)
         try:
             data = status.encode(self.fields)
-            os.write(descriptor, data)
+            if len(data) > os.fstat(descriptor).st_size:
+                self.fields["message"] = self.fields["message"][:MESSAGE_CHARS_SHORT]
+                data = status.encode(self.fields)
+            status.write_all(descriptor, data)
             os.ftruncate(descriptor, len(data))
             os.fsync(descriptor)
         finally:
@@ -132,7 +138,7 @@ class Record:
 
 
 def tail(log: str) -> str:
-    """The last lines of a log, empty when it cannot be read."""
+    """The last lines of a log as plain text, without colours and control characters; empty when it cannot be read."""
     try:
         with open(log, "rb") as file:
             size = file.seek(0, os.SEEK_END)
@@ -140,4 +146,5 @@ def tail(log: str) -> str:
             text = file.read().decode("utf-8", "replace")
     except OSError:
         return ""
-    return "\n".join(text.splitlines()[-TAIL_LINES:])
+    lines = COLOUR.sub("", text).splitlines()[-TAIL_LINES:]
+    return "\n".join("".join(one if one.isprintable() else " " for one in line).rstrip() for line in lines)

@@ -57,13 +57,20 @@ def write_file(path: str, data: bytes, *, flush: bool) -> None:
     """Create or empty `path` and write all of `data`; `flush` waits for the disk. Raises OSError."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
     try:
-        view = memoryview(data)
-        while view:
-            view = view[os.write(descriptor, view) :]
+        write_all(descriptor, data)
         if flush:
             os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def write_all(descriptor: int, data: bytes) -> None:
+    """Write every byte, in as many calls as it takes: a disk that fills up takes a part first. Raises OSError."""
+    written = os.write(descriptor, data)
+    if written < len(data):
+        view = memoryview(data)[written:]
+        while view:
+            view = view[os.write(descriptor, view) :]
 
 
 def replace_file(path: str, data: bytes, *, durable: bool = False) -> None:
@@ -135,7 +142,7 @@ def _create_exclusively(path: str, data: bytes) -> bool:
     except FileExistsError:
         return False
     try:
-        os.write(descriptor, data)
+        write_all(descriptor, data)
     finally:
         os.close(descriptor)
     return True

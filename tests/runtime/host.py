@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ class Host:
         self.base = base
         self.bundle = bundle
         self.root = base / "root"
+        self.unique = uuid.uuid4().hex  # a token is one run's in the whole world: `cancel` finds strays by it
         self.status = self.root / "status"
         self.environ = {**os.environ, "RECONCILER_PYTHON": sys.executable}
 
@@ -45,7 +47,7 @@ class Host:
         path = f"lab/demo/{name}"
         run: dict[str, Any] = {
             "run_id": run_id,
-            "token": f"token-{name}-{attempt}",
+            "token": f"token-{name}-{attempt}-{self.unique}",
             "job": {"project": "lab", "group": "demo", "name": name},
             "attempt": attempt,
             "digest": "0a1b2c3d",
@@ -154,7 +156,7 @@ class Host:
         for started in self.status.glob("*/*/*/*/started"):
             with contextlib.suppress(ValueError, KeyError, ProcessLookupError):
                 value = json.loads(started.read_text())
-                if process.start_of(value["pid"]) == value["start"]:
+                if os.getsid(value["pid"]) == value["sid"]:
                     os.kill(value["pid"], signal.SIGKILL)
         for one in process.table().values():
             if mark in process.environment_of(one.pid):

@@ -28,9 +28,9 @@ def test_run_completes_with_every_field_of_the_record(host: Host) -> None:
     assert record["config"] == {"training": {"steps": 3}}
     assert sorted(host.log(run).splitlines()) == ["err", "out"]
     fields = (
-        "name project group job_key run_id start_time last_heartbeat status slurm_job_id hardware config schema_version "
-        "seq attempt token digest generation cause exit_code signal message host pid boot_id progress checkpoint source "
-        "workers end_time phase_detail"
+        "name project group job_key run_id start_time last_heartbeat status slurm_job_id hardware config "
+        "schema_version seq attempt token digest generation cause exit_code signal message host pid boot_id "
+        "progress checkpoint source workers end_time phase_detail"
     )
     assert sorted(record) == sorted(fields.split())
     assert not Path(run["work_dir"]).exists()
@@ -211,7 +211,7 @@ POINTS = [
 ]
 
 
-@pytest.mark.parametrize("point", POINTS, ids=lambda point: "-".join(point))
+@pytest.mark.parametrize("point", POINTS, ids="-".join)
 def test_launcher_killed_anywhere_leaves_one_run_or_a_way_on(host: Host, point: tuple[str, str, str]) -> None:
     run = host.run(shell="echo up; sleep 30", grace_s=0)
     script = host.base / "dying.py"
