@@ -92,10 +92,10 @@ class Moved(ReconcilerError):
 class Reconciler:
     """Passes over one repository of manifests. Keeps connections, and what it saw last, from one pass to the next."""
 
-    def __init__(self, ports: Ports, options: Options | None = None) -> None:
+    def __init__(self, ports: Ports, options: Options | None = None, *, lanes: Lanes | None = None) -> None:
         self._ports = ports
         self._options = options or Options()
-        self._lanes = Lanes()
+        self._lanes = lanes or Lanes()
         self._observed_at: dict[str, float] = {}
         self._cooling: dict[str, tuple[float, Census]] = {}
 
