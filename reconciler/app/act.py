@@ -6,7 +6,7 @@ results are settled as they come back. A crash anywhere leaves an intent that th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from reconciler.app.lanes import Lanes
@@ -70,11 +70,16 @@ def act(
     *,
     commit: str,
     why: str,
+    scanned: Iterable[str] = (),
     progress: Progress | None = None,
     report: Callable[[Done], None] | None = None,
 ) -> list[Done]:
-    """Do everything in `made`, at most one effect per job. Raises StoreError or LockHeld before any effect that could not
-    be recorded; errors of hosts are results."""
+    """Do everything in `made`, at most one effect per job.
+
+    `scanned` hosts were looked at completely. That is remembered once what was found there is, and before an effect shows that
+    there is more to find. Raises StoreError or LockHeld before any effect that could not be recorded; errors of hosts are
+    results.
+    """
     done: list[Done] = []
 
     def note(item: Done) -> None:
@@ -108,6 +113,7 @@ def act(
             case None if action.verb is Verb.ADOPT:
                 note(Done(action, True, action.message))
     ports.store.append(lines, commit=commit, why=why)
+    ports.store.mark_scanned(scanned)
     if not work:
         return done
     rescans: list[str] = []

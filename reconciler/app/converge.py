@@ -171,10 +171,10 @@ class Reconciler:
                 self._lanes,
                 commit=seen.state.commit or "",
                 why=why,
+                scanned=scanned,
                 progress=progress,
                 report=report,
             )
-            store.mark_scanned(scanned)
         finally:
             store.unlock()
         return done
