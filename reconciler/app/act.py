@@ -104,8 +104,11 @@ def act(
                 lines.append((action.job, Launching(ready.run, action.verb is Verb.REQUEUE)))
                 work.setdefault(ready.run.host, _HostWork()).starts.append(ready)
             case Stop() as stop:
-                if action.reason != "StrayAttempt":
-                    lines.append((action.job, Stopping(stop.run.run_id, stop.cause, stop.forced)))
+                # A stray is not the run that memory minds: its intent is journaled and changes nothing there.
+                intent: Line = Stopping(stop.run.run_id, stop.cause, stop.forced)
+                if action.reason == "StrayAttempt":
+                    intent = Unsettled(stop.run.run_id, action.message)
+                lines.append((action.job, intent))
                 work.setdefault(stop.run.host, _HostWork()).stops.append((action, stop))
             case None if action.verb is Verb.FORGET:
                 lines.append((action.job, Forgotten(action.message)))
