@@ -23,7 +23,8 @@ DELETE_COUNT_MIN = 2
 @dataclass(frozen=True, slots=True)
 class World:
     """All that a pass knows. `hosts` are in the solver's order. `unscanned` are hosts on which jobs may run that this store
-    has never looked at completely. `complete` tells that every manifest was read or its job is known to be frozen."""
+    has never looked at completely. `complete` tells that every manifest was read or its job is known to be frozen. `only` are
+    the jobs to decide, None for all: what the others hold stays reserved, and they are let be."""
 
     desired: Mapping[JobKey, Desired] = field(hash=False)
     frozen: Mapping[JobKey, Problem] = field(hash=False)
@@ -37,6 +38,7 @@ class World:
     chip_of: Callable[[Gpu], str | None]
     unscanned: tuple[str, ...] = ()
     delete_allowed: int | None = None
+    only: frozenset[JobKey] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +118,8 @@ def plan(world: World) -> Plan:
 
 
 def _keys(world: World, strays: Mapping[JobKey, Sighting]) -> list[JobKey]:
-    return list({**dict.fromkeys(world.desired), **dict.fromkeys(world.memories), **dict.fromkeys(strays)})
+    keys = {**dict.fromkeys(world.desired), **dict.fromkeys(world.memories), **dict.fromkeys(strays)}
+    return [key for key in keys if world.only is None or key in world.only]
 
 
 def _strays(world: World) -> dict[JobKey, Sighting]:
@@ -146,10 +149,10 @@ def _reserve(world: World, tended: Mapping[JobKey, Tended], taken: Reservations)
             if seen.alive and seen.run is not None:
                 counted.add(seen.run_id)
                 taken.take(host, seen.run.gpus)
-    for state in tended.values():
-        run = state.memory.run
-        if run is not None and run.run_id not in counted:
-            taken.take(run.host, run.gpus)
+    memories = dict(world.memories) | {key: state.memory for key, state in tended.items()}
+    for memory in memories.values():
+        if memory.run is not None and memory.run.run_id not in counted:
+            taken.take(memory.run.host, memory.run.gpus)
 
 
 def _settle(world: World, tended: Mapping[JobKey, Tended], taken: Reservations) -> dict[JobKey, Verdict]:
@@ -241,7 +244,8 @@ def _dependencies(world: World, desired: Desired, tended: Mapping[JobKey, Tended
         if _reaches(world.desired, key, desired.key):
             return "DependencyCycle", f"waits for {key}, which waits for this job", True
         state = tended.get(key)
-        stone = state.memory.tombstone if state else None
+        memory = state.memory if state else world.memories.get(key)
+        stone = memory.tombstone if memory else None
         if stone is not None and (stone.digest, stone.generation) == (wanted.digest, wanted.generation):
             if stone.phase is Phase.SUCCEEDED:
                 continue
