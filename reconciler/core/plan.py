@@ -123,21 +123,25 @@ def _keys(world: World, strays: Mapping[JobKey, Sighting]) -> list[JobKey]:
 
 
 def _strays(world: World) -> dict[JobKey, Sighting]:
-    """Per job, the run with our mark that memory does not hold as the open one: a living one first, then the newest."""
+    """Per job, the run with our mark that is not the open one in memory: a living one first, then the newest.
+
+    A run is where it was seen: its claim may name the host otherwise, when the inventory was edited since.
+    """
     found: dict[JobKey, Sighting] = {}
-    for census in world.observation.censuses.values():
+    for host, census in world.observation.censuses.items():
         for seen in census.sightings.values():
             run = seen.run
             if run is None or run.owner != world.owner or seen.presence is not Presence.PRESENT:
                 continue
             memory = world.memories.get(run.job)
-            if memory is not None and memory.run is not None and memory.run.run_id == run.run_id:
+            open_run = memory.run if memory is not None else None
+            if open_run is not None and (open_run.run_id, open_run.token) == (run.run_id, run.token):
                 continue
-            if not seen.alive and memory is not None and (memory.run is not None or run.attempt <= memory.attempt):
+            if not seen.alive and memory is not None and run.attempt <= memory.attempt:
                 continue
             best = found.get(run.job)
             if best is None or (seen.alive, run.attempt) > (best.alive, best.run.attempt if best.run else 0):
-                found[run.job] = seen
+                found[run.job] = replace(seen, run=replace(run, host=host))
     return found
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.sim.world import Incarnation, SimWorld, play
 from tests.sim.workloads import WORKLOADS, Workload
+from tests.sim.world import Incarnation, SimWorld, play
 
 NAMES = [workload.name for workload in WORKLOADS]
 BY_NAME = {workload.name: workload for workload in WORKLOADS}

@@ -6,6 +6,7 @@ the moment of each effect (`_started`, `_stopped`, Gate) and after each pass (`c
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -391,7 +392,9 @@ class SimWorld:
                     self.done_work.add((run.job, run.digest, run.generation))
         assert dict(self.now.store.memories()) == self.folded, "memory is not the fold of the journal"
         for process in self.foreign:
-            assert not process.request and not process.abandoned, "somebody else's run was touched"
+            booted = process.boot_id == f"{process.run.host}-boot-{self.machines[process.run.host].boots}"
+            assert process.alive or not booted, "somebody else's run was touched"
+            assert not process.request, "somebody else's run was asked to stop"
         for machine in self.machines.values():
             cpu = [p for p in machine.living() if p.run.owner == OWNER and not p.run.gpus]
             assert len(cpu) <= machine.cpus, f"{len(cpu)} CPU jobs on the {machine.cpus} slots of {machine.name}"
@@ -440,7 +443,7 @@ class SimWorld:
         if made.effects or made.lines or any(view.phase not in SETTLED or view.next_try for view in made.views):
             return False
         living = [process for machine in self.machines.values() for process in machine.living()]
-        return all(process.ends_at == float("inf") for process in living if process.run.owner == OWNER)
+        return all(process.ends_at == math.inf for process in living if process.run.owner == OWNER)
 
     def until_rest(self, *, limit_s: float) -> None:
         """Passes until nothing changes any more, then two silent ones: no line, no effect."""
@@ -517,4 +520,6 @@ def claim_foreign(world: SimWorld, machine: FakeMachine, name: str) -> None:
 
     run = replace(run_of(manifest(name), host=machine.name, owner="somebody else"), token="theirs")
     machine.claim(Submission(run, {}, {}))
-    world.foreign.append(machine.processes[run.run_id])
+    process = machine.processes[run.run_id]
+    process.ends_at = math.inf
+    world.foreign.append(process)
