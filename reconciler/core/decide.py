@@ -27,7 +27,7 @@ Decode = Callable[[Mapping[str, Json]], JobSpec]
 STOP_MARGIN_S = 30.0
 
 # A launch command cut off on its way may still be starting on a busy host when we look. A run that is no longer wanted is let
-# go only after this long; one that is still wanted need not wait, because the same run sent twice is one run.
+# go only this long after the call was given up; one that is still wanted need not wait, because the same run sent twice is one.
 LATE_START_S = 60.0
 
 

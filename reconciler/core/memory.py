@@ -30,8 +30,9 @@ class Tombstone:
 @dataclass(frozen=True, slots=True)
 class Memory:
     """`run` is the attempt that may be alive: from its intent until its end was seen. `submitted` tells whether the submit
-    was settled; between intent and settling only looking helps. `stop` is why we asked it to end, `stop_at` when (our clock).
-    `spent` counts requeues per cause in this generation and digest; `unlucky` counts tries in a row without a lasting run.
+    was settled; between intent and settling only looking helps. `run_at` is when it was last sent, or given up without an
+    answer. `stop` is why we asked it to end, `stop_at` when (our clock). `spent` counts requeues per cause in this generation
+    and digest; `unlucky` counts tries in a row without a lasting run.
     """
 
     job: JobKey
@@ -251,7 +252,10 @@ def fold(memory: Memory, line: Line, at: float) -> Memory:
                 last_phase=Phase.PENDING,
                 last_host=memory.run.host,
             )
-        case Unsettled() | Stopped():
+        case Unsettled():
+            # From now on nobody is at it any more: how long it may still start late counts from here.
+            return memory if memory.submitted else replace(memory, run_at=at)
+        case Stopped():
             return memory
         case Stopping(cause=cause):
             return replace(memory, stop=cause, stop_at=at, stop_forced=line.forced)

@@ -405,6 +405,8 @@ class SimWorld:
             self.folded[job_key] = fold(self.folded.get(job_key) or Memory(job_key), line, self.clock.now())
             match line:
                 case Launching(run=run):
+                    if self.done_work.get(job_key) != (run.digest, run.generation):
+                        self.done_work.pop(job_key, None)
                     self.intents.add((run.run_id, run.token))
                 case Forgotten():
                     self.done_work.pop(job_key, None)
@@ -545,7 +547,7 @@ def faults(world: SimWorld, share: float) -> None:
     def disturb(verb: str, machine: FakeMachine) -> Fault | None:
         if world.rng.random() >= share:
             return None
-        machine.late_s = world.rng.uniform(1.0, 55.0)
+        machine.late_s = world.rng.choice([5.0, 30.0, 110.0])  # the call itself is given up after 60
         return world.rng.choice(list(Fault))
 
     for machine in world.machines.values():
