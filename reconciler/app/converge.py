@@ -17,7 +17,7 @@ from reconciler.core.observation import Census, Observation, Sighting
 from reconciler.core.phase import Phase
 from reconciler.core.plan import Plan, World, plan
 from reconciler.core.protocols import Known, Look
-from reconciler.core.solve import candidates
+from reconciler.core.solve import NO_DRIVER, NOT_ASKED, candidates
 
 # A host that did not answer is left alone this long inside `watch`, so that a dead host costs one connect timeout a while, not
 # one a pass.
@@ -128,7 +128,8 @@ class Reconciler:
             for view in made.views
             if view.reason == "Unplaceable"
             for host, why in view.passed_over
-            if why == "has not been asked" and (host not in censuses or censuses[host].complete)
+            if (why == NOT_ASKED and (host not in censuses or censuses[host].complete))
+            or (why == NO_DRIVER and not looks[host].probe)
         }
         if missing:
             more = {

@@ -13,6 +13,10 @@ from dataclasses import dataclass, field
 from reconciler.core.job import Request
 from reconciler.core.observation import Capacity, Census, Gpu
 
+# Rules that fail for want of a question: the host was not asked, or not asked what is free.
+NOT_ASKED = "has not been asked"
+NO_DRIVER = "has no nvidia-smi to tell which accelerators are free"
+
 
 @dataclass(frozen=True, slots=True)
 class HostView:
@@ -91,7 +95,7 @@ def place(
         if why is None:
             census = censuses.get(host.name)
             if census is None or not census.complete or census.capacity is None:
-                why = f"cannot be asked: {census.error}" if census and census.error else "has not been asked"
+                why = f"cannot be asked: {census.error}" if census and census.error else NOT_ASKED
                 blind.append(host.name)
             else:
                 found = _fit(request, host, census.capacity, taken, chip_of)
@@ -150,7 +154,7 @@ def _fit(
     if capacity.error:
         return f"its accelerators cannot be read: {capacity.error}"
     if capacity.gpus is None:
-        return "has no nvidia-smi to tell which accelerators are free"
+        return NO_DRIVER
     ours = taken.gpus.get(host.name, set())
     kinds = {gpu.ident: chip_of(gpu) for gpu in capacity.gpus}
     right = [gpu for gpu in capacity.gpus if request.chip is None or kinds[gpu.ident] == request.chip]
