@@ -80,8 +80,11 @@ def find_place(settings: Settings) -> Place:
         raise SourceError(
             f"{settings.directory} is not a directory", hint="Name the repository of manifests with -C DIR."
         )
-    status, out, _ = git.ask(root, "rev-parse", "--absolute-git-dir")
+    status, out, said = git.ask(root, "rev-parse", "--absolute-git-dir")
     git_dir = Path(out.decode(errors="surrogateescape").strip()) if status == 0 else None
+    if git_dir is None and any((above / ".git").exists() for above in (root, *root.parents)):
+        # A repository that git cannot read is not a plain directory: taken for one, its files would be another source.
+        raise SourceError(f"{root} lies in a git repository that git cannot read: {said}")
     has_folder = (root / MANIFESTS).is_dir()
     if not has_folder and git_dir is not None:
         # The folder may exist in the commit and not on disk (sparse checkout, bare repository).

@@ -275,7 +275,8 @@ def _result(run_id: str, token: str, line: Mapping[str, Any], host: str) -> Acce
     reason = str(line.get("reason") or "other")
     sentence = {
         "claimed": f"{run_id} is claimed on {host} by somebody else",
-        "fenced": f"a newer attempt of this job has claimed {host}",
+        "fenced": f"another attempt of a job of this name holds {host}. If it is another repository's, rename the job or use "
+        f"another cluster root; if it is yours from before, `reconciler adopt --take-over` goes on after it",
         "alive": f"an older attempt of this job is still alive on {host}",
         "missing": f"its code is not on {host}, or is damaged there",
         "unwritable": f"{host} cannot write where the run has to live",

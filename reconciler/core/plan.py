@@ -215,7 +215,12 @@ def _begin(
     request = world.decode(desired.normal).request
     found = place(request, world.hosts, world.observation.censuses, taken, world.chip_of)
     if isinstance(found, Unplaceable):
-        return wait(memory, desired, "Unplaceable", found.sentence, unplaceable=found)
+        verdict = wait(memory, desired, "Unplaceable", found.sentence, unplaceable=found)
+        unknown = [host for host in found.blind if host in world.observation.censuses]
+        if not unknown:
+            return verdict
+        # A host that might have had room cannot be asked: that is for a person to see, not only a matter of waiting.
+        return replace(verdict, action=Action(Verb.HOLD, desired.key, "HostUnknown", found.sentence, host=unknown[0]))
     return launch(memory, desired, found)
 
 

@@ -26,7 +26,11 @@ def owner_of(root: Path, *, known: str | None, in_git: bool) -> str:
     if not in_git:
         place = f"{socket.gethostname()}:{os.getuid()}:{root.resolve()}"
         return "dir-" + hashlib.sha256(place.encode()).hexdigest()[:16]
-    if known and git.ask(root, "merge-base", "--is-ancestor", git.object_id(known), "HEAD")[0] == 0:
+    if (
+        known
+        and not known.startswith("dir-")
+        and git.ask(root, "merge-base", "--is-ancestor", git.object_id(known), "HEAD")[0] == 0
+    ):
         return known
     if git.tell(root, "rev-parse", "--is-shallow-repository").strip() == b"true":
         raise SourceError(
