@@ -162,7 +162,14 @@ class NodeBackend:
     def observe(self, look: Look) -> Census:
         """Every run that may be alive, every known run, and with `scan` every run ever claimed: one command."""
         paths = self._settings.paths
-        known = [{"run_id": item.run.run_id, "status_dir": paths.status_dir(item.run)} for item in look.known]
+        known = [
+            {
+                "run_id": item.run.run_id,
+                "status_dir": paths.status_dir(item.run),
+                "settled": item.handle is not None,
+            }
+            for item in look.known
+        ]
         document = {
             "version": 1,
             "status_roots": [paths.status],
