@@ -286,4 +286,4 @@ def _uv_sync(run: Run, environ: Environ, cwd: str, supervisor: Supervisor) -> En
 def _failed(step: str, code: int, run: Run) -> SetUpFailed:
     how = "killed by signal %d" % -code if code < 0 else "exit code %d" % code
     output = tail(os.path.join(run["status_dir"], "output.log"))
-    return SetUpFailed(step, how + (". The last lines of its output:\n" + output if output else ""), abs(code))
+    return SetUpFailed(step, how + (".\nThe last lines of its output:\n" + output if output else ""), abs(code))
