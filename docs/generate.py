@@ -15,8 +15,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import click
-import typer
 from rich.console import Console
 from rich.terminal_theme import TerminalTheme
 
@@ -24,7 +22,6 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 
 from reconciler.cli.live import table  # noqa: E402
-from reconciler.cli.main import app  # noqa: E402
 from reconciler.core.actions import View  # noqa: E402
 from reconciler.core.chips import CHIPS  # noqa: E402
 from reconciler.core.fields import FIELDS, effect_of  # noqa: E402
@@ -187,6 +184,11 @@ HELP_WIDTH = 100
 
 def command_line() -> str:
     """Every verb's help text, as wide as a page of text."""
+    import click  # noqa: PLC0415  the other pages need no command line
+    import typer  # noqa: PLC0415
+
+    from reconciler.cli.main import app  # noqa: PLC0415
+
     group = typer.main.get_command(app)
     assert isinstance(group, click.Group)
     context = click.Context(
