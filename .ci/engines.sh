@@ -9,7 +9,7 @@ done
 [ -n "$missing" ] || exit 0
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
     for pause in 2 10 30 0; do
-        # shellcheck disable=SC2086  several packages
+        # shellcheck disable=SC2086
         if { apt-get -q update && DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $missing; } >.engines.log 2>&1
         then rm -f .engines.log; exit 0; fi
         [ "$pause" = 0 ] || sleep "$pause"

@@ -39,7 +39,7 @@ class Claimed:
         self.log = log
 
 
-class Already(Exception):  # noqa: N818 - an answer, not a mishap
+class Already(Exception):
     """This very run was claimed before, with the same token."""
 
     def __init__(self, started: Optional[Started]) -> None:

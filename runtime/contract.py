@@ -98,7 +98,7 @@ if TYPE_CHECKING:
         status_dir: str
 
 
-class Refused(Exception):  # noqa: N818 - an answer, not a mishap
+class Refused(Exception):
     """A verb's answer to one run: nothing was done, and why."""
 
     def __init__(self, reason: str, message: str, missing: Optional[str] = None) -> None:

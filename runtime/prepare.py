@@ -46,7 +46,7 @@ while data:
 """
 
 
-class SetUpFailed(Exception):  # noqa: N818 - it happens to the run, not to us
+class SetUpFailed(Exception):
     """`step` is what was being done, `code` the exit code where a program did it."""
 
     def __init__(self, step: str, message: str, code: Optional[int] = None) -> None:

@@ -27,7 +27,7 @@ LEFTOVER_GRACE_S = 10.0  # for what a finished program left behind
 SLOW_S = 3600.0
 
 
-class Stopped(Exception):  # noqa: N818 - asked for, not a mishap
+class Stopped(Exception):
     """The run was asked to stop; `Supervisor.stop` says by whom."""
 
 

@@ -72,7 +72,8 @@ def complete_job(incomplete: str) -> list[str]:
 
 
 JobArgument = Annotated[
-    str, typer.Argument(metavar="JOB", help="project/group/name; the start may be left out.", autocompletion=complete_job)
+    str,
+    typer.Argument(metavar="JOB", help="project/group/name; the start may be left out.", autocompletion=complete_job),
 ]
 Jobs = Annotated[
     list[str] | None,

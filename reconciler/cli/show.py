@@ -39,7 +39,7 @@ def show_plan(seen: Pass, *, next_step: str | None) -> None:
     touched = {action.job for action in seen.plan.actions}
     waiting = [view for view in seen.plan.views if view.job not in touched and view.phase in WAITING]
     for view in waiting[:_WAITING_SHOWN_MAX]:
-        say(styled(f". waits    {str(view.job):<{width}}  {first_line(view.message)}", "faint"))
+        say(styled(f". waits    {view.job!s:<{width}}  {first_line(view.message)}", "faint"))
     if len(waiting) > _WAITING_SHOWN_MAX:
         say(styled(f". waits    and {len(waiting) - _WAITING_SHOWN_MAX} more", "faint"))
     say(summary(seen))

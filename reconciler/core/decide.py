@@ -238,7 +238,8 @@ def _stopping(memory: Memory, run: Run, seen: Sighting, decode: Decode, now: flo
             message,
             decode,
         )
-        assert again.action is not None and isinstance(again.action.effect, Stop)
+        assert again.action is not None
+        assert isinstance(again.action.effect, Stop)
         effect = replace(again.action.effect, forced=bool(seen.stopping))
         return replace(again, action=replace(again.action, effect=effect))
     return Verdict(_view(memory, run, Phase.TERMINATING, "Stopping", message, seen.report))

@@ -201,7 +201,10 @@ HOSTILE = [
 @pytest.mark.parametrize("text", HOSTILE)
 def test_hostile_text_arrives_byte_identical(site: Site, text: str):
     out = site.root / "out"
-    program = "import json,os,sys; json.dump([sys.argv[1], os.environ['X'], json.load(open(os.environ['RECONCILER_CONFIG']))], open(os.environ['OUT'],'w'))"
+    program = (
+        "import json, os, sys; config = json.load(open(os.environ['RECONCILER_CONFIG'])); "
+        "json.dump([sys.argv[1], os.environ['X'], config], open(os.environ['OUT'], 'w'))"
+    )
     site.job("h", ["python3", "-c", program, text], env={"X": text, "OUT": str(out)}, config={"k": text, text: 1})
     site.commit()
     said = site("apply", "--yes", "--wait")
