@@ -255,7 +255,8 @@ def _settle(
         match result:
             case Accepted(handle, repeated):
                 lines.append((run.job, Launched(run.run_id, handle)))
-                items.append(Done(ready.action, True, "was already there" if repeated else "started"))
+                parts = ("was already there" if repeated else "started", *ready.package.notes)
+                items.append(Done(ready.action, True, "; ".join(parts)))
             case Declined(reason, message):
                 if reason in ("fenced", "claimed", "alive"):
                     # The host knows an attempt that we do not: look at everything there before trying again.
