@@ -3,7 +3,7 @@
 # and their tests skip with the same words.
 set -eu
 missing=""
-for pair in sshd:openssh-server ssh:openssh-client rsync:rsync git:git csh:csh tcsh:tcsh fish:fish zsh:zsh busybox:busybox; do
+for pair in sshd:openssh-server ssh:openssh-client rsync:rsync git:git csh:csh tcsh:tcsh fish:fish zsh:zsh busybox:busybox mksh:mksh ksh:ksh; do
     PATH="$PATH:/usr/sbin:/sbin" command -v "${pair%%:*}" >/dev/null 2>&1 || missing="$missing ${pair#*:}"
 done
 [ -n "$missing" ] || exit 0

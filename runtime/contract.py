@@ -83,6 +83,7 @@ if TYPE_CHECKING:
         limit_s: Optional[float]
         source: Dict[str, Any]
         claim: Dict[str, Any]
+        owners: List[str]
 
     class Started(TypedDict):
         """The supervisor's identity. `abandoned_by` stands alone in its place when a later attempt came first."""

@@ -53,6 +53,7 @@ class _Ready:
     package: Package
     secrets: Mapping[str, Secret]
     chip: str | None
+    heir_of: str
 
 
 @dataclass(slots=True)
@@ -149,10 +150,10 @@ def _prepare(
         secrets = ports.secrets(spec, host)
     except ReconcilerError as error:
         return error
-    if start.again is not None:
-        return _Ready(action, start.again, spec, package, secrets, spec.request.chip)
-    assert start.placement is not None
     memory = memories.get(action.job) or Memory(action.job)
+    if start.again is not None:
+        return _Ready(action, start.again, spec, package, secrets, spec.request.chip, memory.heir_of)
+    assert start.placement is not None
     same = memory.pin_for == (wanted.digest, wanted.generation)
     run = Run(
         job=action.job,
@@ -170,7 +171,7 @@ def _prepare(
         spent={cause.value: count for cause, count in memory.spent.items()} if same else {},
         normal=wanted.normal,
     )
-    return _Ready(replace(action, run_id=run.run_id), run, spec, package, secrets, start.placement.chip)
+    return _Ready(replace(action, run_id=run.run_id), run, spec, package, secrets, start.placement.chip, memory.heir_of)
 
 
 _Result = Accepted | Declined | ReconcilerError
@@ -213,7 +214,9 @@ def _start_all(
     for ready in starts:
         try:
             tree = ports.shipper.deliver(host, ready.package, progress, send=send)
-            submissions.append(backend.render(ready.run, Facts(ready.spec, tree, ready.secrets, ready.chip)))
+            submissions.append(
+                backend.render(ready.run, Facts(ready.spec, tree, ready.secrets, ready.chip, ready.heir_of))
+            )
         except ReconcilerError as error:
             results[ready.run.run_id] = Declined("undelivered", error.message)
     for first in range(0, len(submissions), backend.capabilities.batch_max):

@@ -46,7 +46,8 @@ def show_plan(seen: Pass, *, next_step: str | None) -> None:
     if seen.plan.refusal is not None:
         warn(styled(seen.plan.refusal.message, "remove"))
     elif next_step and seen.plan.effects:
-        say(f"To apply exactly this: {styled(next_step, 'bold')}")
+        exact = " exactly this" if next_step.endswith(".json") or " " in next_step.removeprefix("reconciler ") else ""
+        say(f"To apply{exact}: {styled(next_step, 'bold')}")
 
 
 def line_of(action: Action, width: int) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from reconciler.core.actions import Action, Start, Verb, Verdict, View
+from reconciler.core.cause import Cause
 from reconciler.core.decide import Decode, Tended, launch, rest, tend, wait
 from reconciler.core.errors import Problem
 from reconciler.core.job import Desired, Json
@@ -194,7 +195,9 @@ def _unmanifested(world: World, key: JobKey, state: Tended) -> Verdict:
         return Verdict(
             View(key, phase, "Frozen", why, attempt=state.memory.attempt, frozen=True), state.lines, state.action
         )
-    if state.memory.blank:
+    stone = state.memory.tombstone
+    if state.memory.blank or (stone is not None and stone.cause is not Cause.DELETED):
+        # How it ended is kept: should its manifest come back (a revert), the job must not run a second time.
         return Verdict(None, state.lines, state.action)
     return Verdict(None, (*state.lines, Forgotten("its manifest is gone and nothing of it runs")), state.action)
 

@@ -397,3 +397,11 @@ def test_an_edit_in_place_of_a_live_run_is_one_line_and_no_effect():
     made = planned([job(priority=5)], [live_memory(run)], [census(seen(run))])
     assert words(made) == []
     assert [type(line).__name__ for _, line in made.lines] == ["Edited"]
+
+
+def test_a_finished_job_whose_manifest_is_removed_and_restored_does_not_run_again():
+    wanted = job()
+    memory = finished_memory(run_of(wanted))
+    removed = planned([], [memory])
+    assert (removed.lines, removed.views, removed.actions) == ((), (), ())
+    assert words(planned([wanted], [memory])) == []
