@@ -6,7 +6,7 @@ results are settled as they come back. A crash anywhere leaves an intent that th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from reconciler.app.lanes import Lanes
@@ -71,11 +71,16 @@ def act(
     *,
     commit: str,
     why: str,
+    scanned: Iterable[str] = (),
     progress: Progress | None = None,
     report: Callable[[Done], None] | None = None,
 ) -> list[Done]:
-    """Do everything in `made`, at most one effect per job. Raises StoreError or LockHeld before any effect that could not
-    be recorded; errors of hosts are results."""
+    """Do everything in `made`, at most one effect per job.
+
+    `scanned` hosts were looked at completely. That is remembered once what was found there is, and before an effect shows that
+    there is more to find. Raises StoreError or LockHeld before any effect that could not be recorded; errors of hosts are
+    results.
+    """
     done: list[Done] = []
 
     def note(item: Done) -> None:
@@ -100,8 +105,11 @@ def act(
                 lines.append((action.job, Launching(ready.run, action.verb is Verb.REQUEUE)))
                 work.setdefault(ready.run.host, _HostWork()).starts.append(ready)
             case Stop() as stop:
-                if action.reason != "StrayAttempt":
-                    lines.append((action.job, Stopping(stop.run.run_id, stop.cause, stop.forced)))
+                # A stray is not the run that memory minds: its intent is journaled and changes nothing there.
+                intent: Line = Stopping(stop.run.run_id, stop.cause, stop.forced)
+                if action.reason == "StrayAttempt":
+                    intent = Unsettled(stop.run.run_id, action.message)
+                lines.append((action.job, intent))
                 work.setdefault(stop.run.host, _HostWork()).stops.append((action, stop))
             case None if action.verb is Verb.FORGET:
                 lines.append((action.job, Forgotten(action.message)))
@@ -109,6 +117,7 @@ def act(
             case None if action.verb is Verb.ADOPT:
                 note(Done(action, True, action.message))
     ports.store.append(lines, commit=commit, why=why)
+    ports.store.mark_scanned(scanned)
     if not work:
         return done
     rescans: list[str] = []

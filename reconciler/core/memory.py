@@ -200,6 +200,7 @@ def fold(memory: Memory, line: Line, at: float) -> Memory:
                 handle=None,
                 submitted=False,
                 stop=None,
+                stop_at=0.0,
                 stop_forced=False,
                 spent={} if fresh else memory.spent,
                 unlucky=0 if fresh else memory.unlucky,
@@ -217,6 +218,7 @@ def fold(memory: Memory, line: Line, at: float) -> Memory:
                 handle=handle,
                 submitted=True,
                 stop=None,
+                stop_at=0.0,
                 stop_forced=False,
                 spent={Cause(cause): count for cause, count in run.spent.items()},
                 tombstone=None,
@@ -245,9 +247,7 @@ def fold(memory: Memory, line: Line, at: float) -> Memory:
             return replace(memory, handle=handle, submitted=True)
         case Refused(message=message):
             return replace(
-                memory,
-                run=None,
-                handle=None,
+                _without_run(memory),
                 unlucky=memory.unlucky + 1,
                 not_before=line.not_before,
                 last_end=message,
@@ -274,12 +274,7 @@ def _ended(memory: Memory, run: Run, line: Ended, at: float) -> Memory:
             line.phase, run.digest, run.generation, run.run_id, run.host, line.cause, line.exit_code, line.message, at
         )
     return replace(
-        memory,
-        run=None,
-        handle=None,
-        submitted=False,
-        stop=None,
-        stop_forced=False,
+        _without_run(memory),
         spent=spent,
         unlucky=(0 if line.lasted else memory.unlucky) + 1 if line.requeue else 0,
         not_before=line.not_before,
@@ -288,6 +283,13 @@ def _ended(memory: Memory, run: Run, line: Ended, at: float) -> Memory:
         last_phase=line.phase,
         last_host=run.host,
         cancelled=False if tombstone else memory.cancelled,
+    )
+
+
+def _without_run(memory: Memory) -> Memory:
+    """The same, with nothing left of the attempt: a store need not keep the rest of what is over."""
+    return replace(
+        memory, run=None, run_at=0.0, handle=None, submitted=False, stop=None, stop_at=0.0, stop_forced=False
     )
 
 
