@@ -74,13 +74,22 @@ def take(run: Run, node: Node, launcher: Dict[str, Any]) -> Claimed:
 def undo(run: Run) -> bool:
     """Take back a claim whose maker ended before `started`. False when the run has started after all.
 
-    The fence stays: it names this very claim, which may be made again.
+    One rename away, which needs no space on the disk: a supervisor that has not won `started` by then finds no
+    directory to win it in. The fence stays: it names this very claim, which may be made again.
     """
-    if os.path.isdir(run["status_dir"]):
-        if not abandon(run["status_dir"], run["run_id"]):
-            return False
-        files.remove_tree(run["status_dir"])
-    drop_live(run["status_root"], run["run_id"])
+    job_dir, run_id = os.path.split(run["status_dir"])
+    aside = os.path.join(job_dir, ".%s.undone.%d" % (run_id[-80:], os.getpid()))
+    if os.path.exists(os.path.join(run["status_dir"], contract.STARTED)):
+        return False
+    try:
+        os.rename(run["status_dir"], aside)
+    except FileNotFoundError:
+        pass
+    if os.path.exists(os.path.join(aside, contract.STARTED)):
+        os.rename(aside, run["status_dir"])
+        return False
+    files.remove_tree(aside)
+    drop_live(run["status_root"], run_id)
     return True
 
 

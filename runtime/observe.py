@@ -69,7 +69,7 @@ def sight(run_id: str, status_dir: str, node: Node) -> Dict[str, Any]:
         if os.path.isdir(status_dir):
             sighting["error"] = "%s is not a run's directory: it has no claim" % status_dir
         else:  # none, or removed while we looked
-            sighting["alive"] = bool(_strays(run_id, node))
+            sighting["alive"] = bool(_strays(status_dir, node))
             sighting["state"] = "present" if sighting["alive"] else "absent"
     except OSError as error:
         sighting["error"] = "%s: %s" % (error.filename or status_dir, error.strerror)
@@ -199,11 +199,11 @@ def _optional(path: str) -> Optional[Dict[str, Any]]:
         return None  # progress is written by the job's own code: nonsense there proves nothing about the run
 
 
-def _strays(run_id: str, node: Node) -> List[int]:
+def _strays(status_dir: str, node: Node) -> List[int]:
     """Processes that carry the mark of a run whose directory is gone."""
     from runtime import process  # noqa: PLC0415
 
-    needle = b"\0RECONCILER_RUN_ID=" + run_id.encode() + b"\0"
+    needle = b"\0RECONCILER_STATUS_DIR=" + status_dir.encode() + b"\0"
     return [pid for pid in node.table() if needle in b"\0" + process.environment_of(pid) + b"\0"]
 
 

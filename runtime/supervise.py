@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -223,9 +224,10 @@ class Supervisor:
     def _beat(self) -> None:
         self._beat_at = time.monotonic() + self.run["heartbeat_s"]
         self.record.beat()
-        if not self._kept_space:
+        if not self._kept_space:  # the first beat: this is not one of the runs that end at once
             self._kept_space = True
             self.record.keep_space()
+            gc.enable()
 
     # -- stopping --------------------
 
@@ -247,8 +249,7 @@ class Supervisor:
         assert self.stop is not None
         self.stop.killed = True
         if self._child:
-            signal_group(self._child, signal.SIGKILL)
-        process.send((one.pid for one in self.others()), signal.SIGKILL)
+            signal_group(self._child, signal.SIGKILL)  # the rest is ended once it is gone
 
     def _grace_s(self) -> float:
         asked = self._request().get("grace_s")

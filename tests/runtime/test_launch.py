@@ -93,6 +93,15 @@ def test_older_attempt_is_fenced(host: Host) -> None:
     assert not Path(host.run(attempt=1)["status_dir"]).exists()
 
 
+def test_fence_outlives_the_directory_of_the_attempt_that_raised_it(host: Host) -> None:
+    newer = host.run(attempt=2)
+    host.start(newer)
+    host.wait_final(newer)
+    assert host.clean(newer)["result"] == "removed"
+    assert host.launch(host.run(attempt=1))[0]["reason"] == "fenced"
+    host.start(newer)
+
+
 def test_new_attempt_is_refused_while_the_old_one_lives(host: Host) -> None:
     old = host.run(shell="sleep 30")
     host.start(old)
@@ -283,6 +292,7 @@ def test_supervisor_that_wakes_late_does_nothing(host: Host) -> None:
     launcher.wait(60)
     assert (answer["result"], answer["reason"]) == ("refused", "fenced")
     assert not (Path(run["results_dir"]) / "proof").exists()
+    assert host.metadata(run)["status"] == "preparing"
     assert host.see(second)["alive"] is True
 
 
