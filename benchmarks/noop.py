@@ -1,0 +1,180 @@
+"""A plan over N manifests of which none needs anything, inside `watch` and as a fresh process, against `terraform plan`.
+
+For 1,000 manifests every job was really run. For 10,000 the store was told so (Launching and Ended lines through
+SqliteStore.append), which is what running them leaves in it. `live`: 2,000 of the jobs are alive on one host; their
+answers come ready-made from a transport that holds the bytes a node would send, so that everything but the node counts:
+asking, parsing, planning.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import shutil
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from measure import REPOSITORY, Row, Site, expect, make_site, run, write_jobs
+
+HOST = "local"
+TERRAFORM_S_MAX = 240.0
+
+
+def measure(scratch: Path, *, rounds: int) -> list[Row]:
+    rows: list[Row] = []
+    for count in (1000, 10000):
+        site = make_site(scratch / f"noop-{count}")
+        write_jobs(site, count)
+        site.commit()
+        if count == 1000:
+            expect(site("apply", "--yes", "--wait"))
+        else:
+            expect(_child(site, "tell", 0))
+        expect(site("plan"))
+        rows += _ours(site, count, rounds)
+        rows += _terraform(scratch / f"terraform-{count}", count, rounds)
+    expect(_child(site, "revive", 2000))
+    seen = json.loads(expect(_child(site, "watch", 2000, rounds)).out)
+    what = "no-op plan over 10,000 manifests, 2,000 of them live (the host's answers ready-made)"
+    rows.append(Row(f"{what}: a pass in `watch`", seen["s"], target=0.3))
+    rows.append(Row(f"{what}: peak memory", [seen["peak_mib"]], "MiB", target=250))
+    return rows
+
+
+def _ours(site: Site, count: int, rounds: int) -> list[Row]:
+    what = f"no-op plan over {count:,} manifests"
+    targets = (0.3, 1.5, 250) if count == 10000 else (None, None, None)
+    seen = json.loads(expect(_child(site, "watch", 0, rounds)).out)
+    fresh = [expect(site("plan")) for _ in range(rounds)]
+    return [
+        Row(f"{what}: a pass in `watch`", seen["s"], target=targets[0]),
+        Row(f"{what}: fresh process, warm cache", [ran.wall_s for ran in fresh], target=targets[1]),
+        Row(f"{what}: peak memory of that process", [ran.peak_mib for ran in fresh], "MiB", target=targets[2]),
+    ]
+
+
+def _terraform(directory: Path, count: int, rounds: int) -> list[Row]:
+    terraform = shutil.which("terraform")
+    if terraform is None:
+        return []
+    directory.mkdir()
+    for part in range(0, count, 500):
+        blocks = [
+            f'resource "terraform_data" "job_{index:05d}" {{\n  input = {{ command = "true", name = "job-{index:05d}" }}\n}}\n'
+            for index in range(part, part + 500)
+        ]
+        (directory / f"part_{part:05d}.tf").write_text("\n".join(blocks))
+    env = {**os.environ, "CHECKPOINT_DISABLE": "1", "TF_IN_AUTOMATION": "1"}
+    limit = ["timeout", str(TERRAFORM_S_MAX)]
+    expect(run([terraform, "init", "-input=false"], cwd=directory, env=env))
+    made = run([*limit, terraform, "apply", "-auto-approve", "-input=false"], cwd=directory, env=env)
+    if made.code != 0:
+        return [Row(f"- `terraform apply` of {count:,} `terraform_data`", [made.wall_s], note="given up; no plan measured")]
+    plans = [
+        expect(run([*limit, terraform, "plan", "-input=false"], cwd=directory, env=env))
+        for _ in range(rounds if count == 1000 else 1)
+    ]
+    return [
+        Row(f"- `terraform plan` over {count:,} `terraform_data`", [ran.wall_s for ran in plans]),
+        Row("- its peak memory", [ran.peak_mib for ran in plans], "MiB"),
+    ]
+
+
+# ---- in a process of its own --------------------------------------------------------------------------------
+
+
+def _child(site: Site, verb: str, live: int, rounds: int = 0) -> Any:
+    return run([sys.executable, __file__, verb, str(site.repo), str(live), str(rounds)], env=site.env, cwd=REPOSITORY)
+
+
+def _tell(ports: Any, live: int) -> None:
+    """Journal what running the jobs would have: all ended, or with `live` that many running."""
+    from reconciler.core.memory import Ended, Launched, Launching
+    from reconciler.core.names import run_id
+    from reconciler.core.phase import Phase
+    from reconciler.core.run import Handle, Run
+
+    lines: list[Any] = []
+    for key, wanted in list(ports.source.read().desired.items())[: live or None]:
+        attempt = 2 if live else 1
+        made = Run(
+            job=key, run_id=run_id(key, wanted.digest, attempt), attempt=attempt, token=ports.token(),
+            digest=wanted.digest, spec_digest=wanted.spec_digest, generation=wanted.generation, host=HOST,
+            owner=ports.owner, gpus=None, commit=None, dirty=False, spent={}, normal=wanted.normal,
+        )  # fmt: skip
+        lines.append((key, Launching(made, False)))
+        native = {"status_dir": "", "pid": 4711, "start": "1", "boot_id": "b", "sid": 4711}
+        lines.append((key, Launched(made.run_id, Handle(made.run_id, made.token, native))))
+        if not live:
+            lines.append((key, Ended(made.run_id, Phase.SUCCEEDED, None, 0, "exit 0", False, True, 0.0)))
+    ports.store.lock()
+    ports.store.append(lines, commit="", why="benchmark")
+    ports.store.mark_scanned([HOST])
+    ports.store.unlock()
+
+
+class _Node:
+    """A transport with one answer: every live run, as a node would write it."""
+
+    def __init__(self, memories: Any) -> None:
+        lines = [json.dumps({"sighting": _sighting(memory.run)}) for memory in memories.values() if memory.run]
+        closing = {"boot_id": "b", "hostname": "h", "cpus": 64, "gpus": None, "gpu_error": None, "roots": {}, "done": True}
+        self._answer = "".join(f"@r1 {line}\n" for line in [*lines, json.dumps(closing)]).encode()
+
+    def run(self, command: Any, *, deadline_s: float) -> Any:
+        from reconciler.core.transport import Completed
+
+        return Completed(0, self._answer, b"")
+
+    def close(self) -> None:
+        pass
+
+
+def _sighting(run_: Any) -> dict[str, Any]:
+    identity = {"pid": 4711, "start": "1", "boot_id": "b", "sid": 4711}
+    return {
+        "run_id": run_.run_id, "status_dir": "/status", "state": "present", "alive": True, "supervised": True,
+        "started": identity, "progress": None, "request": None, "error": None,
+        "claim": {"run": run_.to_json(), "run_id": run_.run_id, "token": run_.token, "attempt": run_.attempt, "boot_id": "b"},
+        "metadata": {"status": "running", "seq": 7, "start_time": "2030-01-01T00:00:00Z", "last_heartbeat": "x"},
+    }  # fmt: skip
+
+
+def main() -> None:
+    verb, directory, live, rounds = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
+    from reconciler.app.converge import Reconciler
+    from reconciler.app.wiring import Settings, open_ports
+    from reconciler.backends.node import NodeBackend, NodePaths, NodeSettings
+
+    with open_ports(Settings(directory, state=Path(os.environ["RECONCILER_STATE"]))) as ports:
+        if verb in ("tell", "revive"):
+            _tell(ports, live)
+            return
+        if live:
+            paths = NodePaths("/status", "/work", "/checkpoints", "/results", "/bundle")
+            node: Any = _Node(ports.store.memories())
+            backend = NodeBackend(NodeSettings(HOST, paths), node, lambda: None)
+            ports = replace(ports, backends=lambda _name: backend)
+        reconciler = Reconciler(ports)
+        taken: list[float] = []
+        for turn in range(3 * rounds + 2):
+            start = time.perf_counter()
+            seen = reconciler.look()
+            assert not seen.plan.effects, seen.plan.actions[:3]
+            assert not reconciler.apply(seen, why="benchmark")
+            if turn > 1:  # the first one reads, the second finds everything where it was
+                taken.append(time.perf_counter() - start)
+        assert not live or seen.moving
+        reconciler.close()
+    print(json.dumps({"s": taken, "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
+
+
+if __name__ == "__main__":
+    main()
