@@ -7,6 +7,7 @@ import platform
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -82,22 +83,22 @@ class Ran:
 def run(command: Sequence[str], *, env: Mapping[str, str] | None = None, cwd: Path | None = None) -> Ran:
     """One command to its end. CPU includes what it left running for a quarter of a second more."""
     cpu = Cpu()
-    try:
+    # Files, not pipes: nobody waits for us to read, and what outlives the command does not keep us.
+    with tempfile.TemporaryFile("w+") as said, tempfile.TemporaryFile("w+") as complained:
         before, start = cpu.read(), time.perf_counter()
         # wait4 tells the peak of this child alone; RUSAGE_CHILDREN would keep the largest of all there were.
         child = subprocess.Popen(
-            command, env=env, cwd=cwd, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            text=True, preexec_fn=cpu.enter,
+            command, env=env, cwd=cwd, stdin=subprocess.DEVNULL, stdout=said, stderr=complained, preexec_fn=cpu.enter,  # noqa: PLW1509  this process has one thread
         )  # fmt: skip
-        assert child.stdout is not None and child.stderr is not None
-        out, err = child.stdout.read(), child.stderr.read()
         _, status, usage = os.wait4(child.pid, 0)
         wall = time.perf_counter() - start
         child.returncode = os.waitstatus_to_exitcode(status)
         time.sleep(0.25)
-        return Ran(child.returncode, out, err, wall, cpu.read() - before, usage.ru_maxrss / 1024)
-    finally:
+        cpu_s = cpu.read() - before
         cpu.close()
+        said.seek(0)
+        complained.seek(0)
+        return Ran(child.returncode, said.read(), complained.read(), wall, cpu_s, usage.ru_maxrss / 1024)
 
 
 def expect(ran: Ran, *codes: int) -> Ran:
@@ -170,7 +171,9 @@ def write_jobs(site: Site, count: int) -> None:
 
 
 @contextmanager
-def process(command: Sequence[str], *, env: Mapping[str, str], cwd: Path | None = None) -> Iterator[subprocess.Popen[str]]:
+def process(
+    command: Sequence[str], *, env: Mapping[str, str], cwd: Path | None = None
+) -> Iterator[subprocess.Popen[str]]:
     """A command in the background, asked to end (TERM) at the end."""
     child = subprocess.Popen(
         command, env=env, cwd=cwd, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,

@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from measure import REPOSITORY, Row, Site, expect, make_site, run, write_jobs
 
 HOST = "local"
-TERRAFORM_S_MAX = 240.0
+TERRAFORM_S_MAX = 60.0
 
 
 def measure(scratch: Path, *, rounds: int) -> list[Row]:
@@ -72,19 +72,42 @@ def _terraform(directory: Path, count: int, rounds: int) -> list[Row]:
         ]
         (directory / f"part_{part:05d}.tf").write_text("\n".join(blocks))
     env = {**os.environ, "CHECKPOINT_DISABLE": "1", "TF_IN_AUTOMATION": "1"}
-    limit = ["timeout", str(TERRAFORM_S_MAX)]
     expect(run([terraform, "init", "-input=false"], cwd=directory, env=env))
-    made = run([*limit, terraform, "apply", "-auto-approve", "-input=false"], cwd=directory, env=env)
-    if made.code != 0:
-        return [Row(f"- `terraform apply` of {count:,} `terraform_data`", [made.wall_s], note="given up; no plan measured")]
-    plans = [
-        expect(run([*limit, terraform, "plan", "-input=false"], cwd=directory, env=env))
-        for _ in range(rounds if count == 1000 else 1)
-    ]
-    return [
-        Row(f"- `terraform plan` over {count:,} `terraform_data`", [ran.wall_s for ran in plans]),
-        Row("- its peak memory", [ran.peak_mib for ran in plans], "MiB"),
-    ]
+    (directory / "terraform.tfstate").write_text(json.dumps(_terraform_state(count)))
+    what = f"- `terraform plan` over {count:,} `terraform_data`"
+    command = ["timeout", str(TERRAFORM_S_MAX), terraform, "plan", "-input=false", "-detailed-exitcode"]
+    plans = []
+    for _ in range(rounds if count == 1000 else 1):
+        ran = run(command, cwd=directory, env=env)
+        if ran.code == 124:
+            return [Row(what, [ran.wall_s], note=f"given up after {TERRAFORM_S_MAX:.0f} s")]
+        plans.append(expect(ran))
+    return [Row(what, [ran.wall_s for ran in plans])]
+
+
+def _terraform_state(count: int) -> dict[str, Any]:
+    """What `terraform apply` leaves, which at 10,000 takes it minutes. A plan that is not empty fails the measurement."""
+    kind = ["object", {"command": "string", "name": "string"}]
+    resources = []
+    for index in range(count):
+        value = {"value": {"command": "true", "name": f"job-{index:05d}"}, "type": kind}
+        attributes = {
+            "id": f"{index:08d}-0000-0000-0000-000000000000",
+            "input": value,
+            "output": value,
+            "triggers_replace": None,
+        }
+        resources.append(
+            {
+                "mode": "managed",
+                "type": "terraform_data",
+                "name": f"job_{index:05d}",
+                "provider": 'provider["terraform.io/builtin/terraform"]',
+                "instances": [{"schema_version": 0, "attributes": attributes, "sensitive_attributes": []}],
+            }
+        )
+    state = {"version": 4, "terraform_version": "1.0.0", "serial": 1, "lineage": "benchmark", "outputs": {}}
+    return {**state, "resources": resources, "check_results": None}
 
 
 # ---- in a process of its own --------------------------------------------------------------------------------
@@ -125,10 +148,18 @@ class _Node:
 
     def __init__(self, memories: Any) -> None:
         lines = [json.dumps({"sighting": _sighting(memory.run)}) for memory in memories.values() if memory.run]
-        closing = {"boot_id": "b", "hostname": "h", "cpus": 64, "gpus": None, "gpu_error": None, "roots": {}, "done": True}
+        closing = {
+            "boot_id": "b",
+            "hostname": "h",
+            "cpus": 64,
+            "gpus": None,
+            "gpu_error": None,
+            "roots": {},
+            "done": True,
+        }
         self._answer = "".join(f"@r1 {line}\n" for line in [*lines, json.dumps(closing)]).encode()
 
-    def run(self, command: Any, *, deadline_s: float) -> Any:
+    def run(self, _command: Any, **_deadline: float) -> Any:
         from reconciler.core.transport import Completed
 
         return Completed(0, self._answer, b"")
@@ -161,8 +192,9 @@ def main() -> None:
             paths = NodePaths("/status", "/work", "/checkpoints", "/results", "/bundle")
             node: Any = _Node(ports.store.memories())
             backend = NodeBackend(NodeSettings(HOST, paths), node, lambda: None)
-            ports = replace(ports, backends=lambda _name: backend)
-        reconciler = Reconciler(ports)
+            reconciler = Reconciler(replace(ports, backends=lambda _name: backend))
+        else:
+            reconciler = Reconciler(ports)
         taken: list[float] = []
         for turn in range(3 * rounds + 2):
             start = time.perf_counter()

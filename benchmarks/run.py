@@ -1,4 +1,4 @@
-"""All figures, into docs/benchmarks.md between its markers.
+"""All figures, into docs/benchmarks.md: each as soon as it is taken, between its own markers, so that one can be taken anew.
 
     python benchmarks/run.py [--rounds 5] [--only local_jobs noop ...] [--print]
 
@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from measure import REPOSITORY, Cpu, Row, machine
 
 FIGURES = ("startup", "local_jobs", "noop", "ssh_launch", "pickup", "validation")
-BEGIN, END = "<!-- figures: made by benchmarks/run.py -->", "<!-- end of figures -->"
+BEGIN, END = "<!-- {}: made by benchmarks/run.py -->", "<!-- end of {} -->"
 DOCUMENT = REPOSITORY / "docs" / "benchmarks.md"
 
 
@@ -40,9 +40,15 @@ def table(rows: list[Row]) -> list[str]:
             verdict = "met" if row.median <= row.target else "met at best" if row.least <= row.target else "**missed**"
         target = "" if row.target is None else f"{row.target:g}{unit}"
         note = "; ".join(filter(None, (verdict, row.note)))
-        shown = [f"{value:.3f}" if value < 10 and row.unit == "s" else f"{value:.0f}" if row.unit != "s" else f"{value:.1f}" for value in (row.least, row.median)]  # fmt: skip
+        shown = [_shown(value, row.unit) for value in (row.least, row.median)]
         lines.append(f"| {row.figure} | {shown[0]}{unit} | {shown[1]}{unit} | {len(row.values)} | {target} | {note} |")
     return lines
+
+
+def _shown(value: float, unit: str) -> str:
+    if unit != "s":
+        return f"{value:.0f}"
+    return f"{value:.3f}" if value < 10 else f"{value:.1f}"
 
 
 def version_of(*command: str) -> str:
@@ -62,38 +68,38 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", default=FIGURES, choices=FIGURES)
     parser.add_argument("--print", action="store_true", dest="printed", help="do not touch the document")
     arguments = parser.parse_args()
-    before = load()
-    rows: list[Row] = []
-    missing: list[str] = []
     with tempfile.TemporaryDirectory(prefix="reconciler-bench-") as name:
         for figure in arguments.only:
             print(f"{figure} ...", file=sys.stderr, flush=True)
+            before = load()
             try:
-                found = importlib.import_module(figure).measure(Path(name), rounds=arguments.rounds)
-            except Exception as error:  # noqa: BLE001  one figure that cannot be had here must not cost the others
+                rows = importlib.import_module(figure).measure(Path(name), rounds=arguments.rounds)
+            except Exception:  # noqa: BLE001  one figure that cannot be had here must not cost the others
                 traceback.print_exc()
-                missing.append(f"{figure}: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")
                 continue
-            print("\n".join(table(found)[2:]), file=sys.stderr, flush=True)
-            rows += found
+            text = [f"{circumstances()} Load average {before} before, {load()} after.", "", *table(rows)]
+            print("\n".join(text), flush=True)
+            if not arguments.printed:
+                write(figure, text)
+
+
+def circumstances() -> str:
     cpu = Cpu()
-    commit = version_of("git", "-C", str(REPOSITORY), "rev-parse", "--short", "HEAD")
-    text = [
-        f"Taken {datetime.datetime.now(datetime.UTC):%Y-%m-%d} at commit {commit} on {machine()}; "
-        f"{version_of('git', '--version')}; {version_of('terraform', 'version')}; {version_of('ssh', '-V')}. "
-        f"Load average {before} before, {load()} after. CPU: {cpu.how}.",
-        "",
-        *table(rows),
-        *(["", "Not taken: " + "; ".join(missing)] if missing else []),
-    ]
     cpu.close()
-    if arguments.printed:
-        print("\n".join(text))
-        return
-    document = DOCUMENT.read_text()
-    head, _, rest = document.partition(BEGIN)
-    _, _, tail = rest.partition(END)
-    DOCUMENT.write_text("\n".join([head + BEGIN, "", *text, "", END]) + tail)
+    commit = version_of("git", "-C", str(REPOSITORY), "rev-parse", "--short", "HEAD")
+    tools = "; ".join([version_of("git", "--version"), version_of("terraform", "version"), version_of("ssh", "-V")])
+    now = datetime.datetime.now(datetime.UTC)
+    return f"Taken {now:%Y-%m-%d %H:%M} UTC at commit {commit} on {machine()}; {tools}. CPU: {cpu.how}."
+
+
+def write(figure: str, text: list[str]) -> None:
+    """Put the figure's part in place of the one before, or at the end."""
+    begin, end = BEGIN.format(figure), END.format(figure)
+    head, found, rest = DOCUMENT.read_text().partition(begin)
+    tail = rest.partition(end)[2] if found else ""
+    if not found:
+        head += f"\n## {figure}\n\n"
+    DOCUMENT.write_text("\n".join([head + begin, "", *text, "", end]) + (tail or "\n"))
 
 
 if __name__ == "__main__":

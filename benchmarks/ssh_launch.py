@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -90,9 +89,11 @@ def _warm(site: Any, made: Any, rounds: int) -> tuple[list[float], list[float], 
     space = made["node1"].root
     transport = _Counting(open_transport(TransportSettings("fabric", "node1", ssh_config=made.ssh_config)))
     share = _share_of(site)
-    paths = NodePaths(f"{space}/c/status", f"{space}/w", f"{space}/c/checkpoints", f"{space}/c/results", runtime_path(share, Bundle().sha256))  # fmt: skip
+    cluster = f"{space}/c"
+    bundle = runtime_path(share, Bundle().sha256)
+    paths = NodePaths(f"{cluster}/status", f"{space}/w", f"{cluster}/checkpoints", f"{cluster}/results", bundle)
     backend = NodeBackend(NodeSettings("node1", paths), transport, _fail)
-    text = "{apiVersion: reconciler/v1, kind: Job, metadata: {name: warm, project: bench}, spec: {command: ['true'], source: null}}"
+    text = "{apiVersion: reconciler/v1, kind: Job, metadata: {name: w}, spec: {command: ['true'], source: null}}"
     wanted = load_documents([("warm.yaml", text.encode())]).desired[0]
     spec: JobSpec = decode(wanted.normal)
     backend.observe(Look())

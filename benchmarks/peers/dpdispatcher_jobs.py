@@ -10,7 +10,7 @@ local, remote = os.path.join(directory, "local"), os.path.join(directory, "remot
 os.makedirs(remote)
 tasks = []
 for index in range(count):
-    name = "t%05d" % index
+    name = f"t{index:05d}"
     os.makedirs(os.path.join(local, name))
     tasks.append(Task(command="true", task_work_path=name + "/", forward_files=[], backward_files=[]))
 machine = Machine.load_from_dict(
