@@ -8,6 +8,7 @@ asking, parsing, planning.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import resource
@@ -183,7 +184,9 @@ def main() -> None:
     from reconciler.app.converge import Reconciler
     from reconciler.app.wiring import Settings, open_ports
     from reconciler.backends.node import NodeBackend, NodePaths, NodeSettings
+    from reconciler.cli.main import COLLECT_AFTER
 
+    gc.set_threshold(COLLECT_AFTER, 20, 20)  # as the command line does
     with open_ports(Settings(directory, state=Path(os.environ["RECONCILER_STATE"]))) as ports:
         if verb in ("tell", "revive"):
             _tell(ports, live)
