@@ -579,3 +579,9 @@ def test_the_order_of_keys_never_changes_a_digest(data: st.DataObject, config: d
     assert first.desired[0].digest == second.desired[0].digest
     assert first.desired[0].spec_digest == second.desired[0].spec_digest
     assert from_row(to_row(first.desired[0])) == first.desired[0]
+
+
+def test_a_file_named_by_an_absolute_path_is_loaded():
+    text = b"{apiVersion: reconciler/v1, kind: Job, metadata: {name: x}, spec: {command: [a]}}"
+    loaded = load_documents([("/somewhere/x.yaml", text)])
+    assert [str(job.key) for job in loaded.desired] == ["general/default/x"]
