@@ -45,7 +45,7 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class _Ready:
-    """A start whose code and secrets are at hand."""
+    """A start whose code and secrets are at hand. `again`: the same run was sent before, and nobody knows what became of it."""
 
     action: Action
     run: Run
@@ -54,6 +54,7 @@ class _Ready:
     secrets: Mapping[str, Secret]
     chip: str | None
     heir_of: str
+    again: bool = False
 
 
 @dataclass(slots=True)
@@ -161,7 +162,7 @@ def _prepare(
         return error
     memory = memories.get(action.job) or Memory(action.job)
     if start.again is not None:
-        return _Ready(action, start.again, spec, package, secrets, spec.request.chip, memory.heir_of)
+        return _Ready(action, start.again, spec, package, secrets, spec.request.chip, memory.heir_of, again=True)
     assert start.placement is not None
     same = memory.pin_for == (wanted.digest, wanted.generation)
     run = Run(
@@ -184,6 +185,8 @@ def _prepare(
 
 
 _Result = Accepted | Declined | ReconcilerError
+# Our own word for a launch that was not even sent, because its code could not be.
+_UNDELIVERED = "undelivered"
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,7 +230,7 @@ def _start_all(
                 backend.render(ready.run, Facts(ready.spec, tree, ready.secrets, ready.chip, ready.heir_of))
             )
         except ReconcilerError as error:
-            results[ready.run.run_id] = Declined("undelivered", error.message)
+            results[ready.run.run_id] = Declined(_UNDELIVERED, error.message)
     for first in range(0, len(submissions), backend.capabilities.batch_max):
         batch = submissions[first : first + backend.capabilities.batch_max]
         try:
@@ -269,17 +272,19 @@ def _settle(
                 lines.append((run.job, Launched(run.run_id, handle)))
                 parts = ("was already there" if repeated else "started", *ready.package.notes)
                 items.append(Done(ready.action, True, "; ".join(parts)))
-            case Declined(reason, message):
+            case Declined(reason, message) if reason != _UNDELIVERED or not ready.again:
                 if reason in ("fenced", "claimed", "alive"):
                     # The host knows an attempt that we do not: look at everything there before trying again.
                     rescan = True
                 lines.append((run.job, Refused(run.run_id, message, _next_try(run, desired, memories, ports))))
                 items.append(Done(ready.action, False, message))
-            case ReconcilerError() as error if error.retry is not Retry.AFTER_LOOKING:
+            case ReconcilerError() as error if error.retry is not Retry.AFTER_LOOKING and not ready.again:
                 lines.append((run.job, Refused(run.run_id, error.message, _next_try(run, desired, memories, ports))))
                 items.append(Done(ready.action, False, str(error)))
             case _:
-                said = result.message if isinstance(result, ReconcilerError) else f"{host} did not answer for this run"
+                # What was sent before may still be on its way: that this call did nothing does not settle it. Only the host's
+                # own word does.
+                said = result.message if result is not None else f"{host} did not answer for this run"
                 lines.append((run.job, Unsettled(run.run_id, said)))
                 items.append(Done(ready.action, False, f"{said}; whether it started is seen at the next pass"))
     return lines, items, rescan

@@ -280,3 +280,35 @@ def test_a_request_by_hand_is_carried_out_by_the_next_pass(desk):
     desk.one_pass()
     assert desk.lines()[2:] == ["Requested", "Stopping", "Stopped", "Ended"]
     assert str(memory_of(desk).tombstone.phase) == "Cancelled"
+
+
+@pytest.mark.parametrize("error", [Unreachable("no connection"), Rejected("no"), AccessRefused("no")])
+def test_a_launch_of_unknown_outcome_is_not_let_go_because_sending_it_again_failed(desk, error):
+    desk.want(job())
+    desk.machines["ws"].disturb = lambda verb, machine: Fault.LATE if verb == "submit" else None
+    desk.one_pass()
+    desk.backends["ws"].answers["submit"] = raising(error)
+    desk.one_pass()
+    assert desk.lines() == ["Launching", "Unsettled", "Launching", "Unsettled"]
+    desk.clock.sleep(30)  # now the first one arrives
+    desk.one_pass()
+    assert desk.lines()[4:] == ["Launched"]
+    assert len(desk.machines["ws"].living()) == 1
+
+
+def test_a_launch_of_unknown_outcome_is_not_let_go_because_its_code_cannot_be_sent(desk):
+    desk.want(job())
+    desk.machines["ws"].disturb = lambda verb, machine: Fault.LATE if verb == "submit" else None
+    desk.one_pass()
+    desk.failing["deliver"] = ShipError("disk full")
+    desk.one_pass()
+    assert memory_of(desk).run is not None
+
+
+def test_a_launch_of_unknown_outcome_is_let_go_when_the_host_itself_declines_it(desk):
+    desk.want(job())
+    desk.backends["ws"].answers["submit"] = raising(OutcomeUnknown("cut"))
+    desk.one_pass()
+    desk.backends["ws"].answers["submit"] = lambda runs: {runs[0].run.run_id: Declined("fenced", "a newer attempt")}
+    desk.one_pass()
+    assert desk.lines()[-1] == "Refused"

@@ -24,8 +24,7 @@ def run(workload: Workload, directory: Path, prepare: Callable[[SimWorld], None]
     except AssertionError as error:
         raise AssertionError(f"{workload.name}: {error}\n" + "\n".join(world.notes)) from error
     finally:
-        if not world.now.dead:
-            world.now.end()
+        world.close()
     return world
 
 
@@ -46,3 +45,56 @@ def test_a_kill_at_any_boundary_changes_nothing_in_the_end(name, tmp_path):
     whole, worlds = each_boundary(BY_NAME[name], tmp_path, lambda world: world.kill)
     for number, world in enumerate(worlds):
         assert world.outcome() == whole.outcome(), (number, whole.boundaries[number], world.notes)
+
+
+@pytest.mark.parametrize("name", ["preempt and requeue", "many jobs over two hosts with accelerators"])
+def test_a_kill_whose_lock_has_to_expire_changes_nothing_in_the_end(name, tmp_path):
+    def prepare(world: SimWorld) -> Callable[[Incarnation], None]:
+        # Another machine takes over: it cannot see that the holder is dead, and waits for the lock's term.
+        def kill(incarnation: Incarnation) -> None:
+            world.actor = "somebody elsewhere"
+            world.kill(incarnation)
+
+        return kill
+
+    whole, worlds = each_boundary(BY_NAME[name], tmp_path, prepare)
+    for number, world in enumerate(worlds):
+        assert world.outcome() == whole.outcome(), (number, whole.boundaries[number], world.notes)
+
+
+@pytest.mark.parametrize("name", ["edit and replace", "preempt and requeue", "dependency chain", "delete"])
+def test_the_state_lost_at_any_boundary_is_found_again_on_the_hosts(name, tmp_path):
+    whole, worlds = each_boundary(BY_NAME[name], tmp_path, lambda world: world.kill_and_lose_state)
+    for number, world in enumerate(worlds):
+        assert world.outcome() == whole.outcome(), (number, whole.boundaries[number], world.notes)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_second_reconciler_that_takes_over_from_a_stalled_one_changes_nothing_in_the_end(name, tmp_path):
+    """The first stops in its tracks (a laptop's lid), the second waits for the lock and goes on, then the first wakes up."""
+
+    def prepare(world: SimWorld) -> Callable[[Incarnation], None]:
+        def stall(incarnation: Incarnation) -> None:
+            second = world.born("the second")
+            for _ in range(4):
+                world.clock.sleep(30.0)
+                world.one_pass(second)
+            second.end()
+
+        return stall
+
+    whole, worlds = each_boundary(BY_NAME[name], tmp_path, prepare)
+    for number, world in enumerate(worlds):
+        assert world.outcome() == whole.outcome(), (number, whole.boundaries[number], world.notes)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_two_reconcilers_that_take_turns_on_one_state_end_like_one(name, tmp_path):
+    whole = run(BY_NAME[name], tmp_path)
+
+    def prepare(world: SimWorld) -> None:
+        world.others = [world.now, world.born("the second")]
+
+    both = run(BY_NAME[name], tmp_path, prepare)
+    assert both.outcome() == whole.outcome()
+    assert any(incarnation.actor == "the second" for incarnation in both.others)

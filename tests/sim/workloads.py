@@ -140,7 +140,7 @@ WORKLOADS = (
     Workload("launch and finish", build, (Step(at_once, commit("a", "b")),)),
     Workload(
         "preempt and requeue",
-        lambda directory: build(directory, courses={"a": lasting(100.0)}),
+        lambda directory: build(directory, courses={"a": lasting(300.0)}),
         (Step(at_once, commit("a", **SHORT_BACKOFF)), Step(ran("a", 30.0), preempt("a"))),
     ),
     Workload(
@@ -200,12 +200,14 @@ WORKLOADS = (
     ),
     Workload(
         "host restarts",
-        lambda directory: build(directory, local=None, plain=(("ws", 4, 0),), courses={"a": lasting(90.0)}),
+        lambda directory: build(
+            directory, local=None, plain=(("ws", 4, 0),), courses={"a": lasting(300.0), "b": lasting(300.0)}
+        ),
         (Step(at_once, commit("a", "b", **SHORT_BACKOFF)), Step(ran("a", 30.0), reboot("ws"))),
     ),
     Workload(
         "host away for an hour",
-        lambda directory: build(directory, local=1, plain=(("ws", 4, 0),), courses={"b": lasting(7200.0)}),
+        lambda directory: build(directory, local=1, plain=(("ws", 4, 0),), courses={"b": lasting(3700.0)}),
         (
             Step(at_once, commit("a", "b", request={"hosts": ["ws"]})),
             Step(ran("b", 10.0), away("ws", True)),

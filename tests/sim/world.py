@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -21,7 +22,7 @@ from reconciler.app.wiring import chip_of
 from reconciler.backends.fake import FakeBackend, FakeMachine, Fault, Process
 from reconciler.core.errors import LockHeld, Problem, ReconcilerError
 from reconciler.core.job import Desired, JobSpec
-from reconciler.core.memory import Launching, Line, Memory, Stopping, Unsettled, fold
+from reconciler.core.memory import Forgotten, Launching, Line, Memory, Stopping, Unsettled, fold
 from reconciler.core.names import JobKey
 from reconciler.core.observation import ReportStatus
 from reconciler.core.phase import Phase
@@ -240,7 +241,8 @@ class SimWorld:
         self.folded: dict[JobKey, Memory] = {}
         self.intents: set[tuple[str, str]] = set()
         self.stop_intents: set[str] = set()
-        self.done_work: set[tuple[JobKey, str, int]] = set()
+        self.done_work: dict[JobKey, tuple[str, int]] = {}
+        self._noted: set[str] = set()
         self.foreign: list[Process] = []
         self.started: list[Process] = []
         self.passes = 0
@@ -250,6 +252,11 @@ class SimWorld:
         self.confirm = True
         self.takeover_s = RESTART_S
         self.notes: list[str] = []
+        self.actor = "reconciler"
+        self.others: list[Incarnation] = []
+        self.steps: list[Step] = []
+        self.lines: list[Line] = []
+        self.reasons: Counter[str] = Counter()
         self._tokens = 0
         self._actors = 0
         for machine in self.machines.values():
@@ -306,29 +313,55 @@ class SimWorld:
         if not self.now.dead:
             self.now.end()
         self.clock.sleep(self.takeover_s)
-        self.now = self.born(actor)
+        self.now = self.born(actor or self.actor)
         assert dict(self.now.store.memories()) == self.folded, "the reopened store is not the fold of its journal"
 
+    def close(self) -> None:
+        for incarnation in {self.now, *self.others}:
+            if not incarnation.dead:
+                incarnation.end()
+
     def step(self) -> Pass | None:
-        """One pass of the present incarnation. None when it was killed, or had to look again."""
+        """One pass of the present incarnation. None when it was killed, or had to look again.
+
+        Where there are `others`, two take turns, and every third pass one acts between the other's look and its effects.
+        """
+        if self.others:
+            self.others.reverse()
+            self.now = self.others[0]
+            if self.passes % 3 == 2:
+                return self.guarded(self.now, between=lambda: void(self.guarded(self.others[1])))
+        return self.guarded(self.now)
+
+    def guarded(self, incarnation: Incarnation, between: Callable[[], None] = lambda: None) -> Pass | None:
+        """A pass; when it is killed, another process takes its place."""
         try:
-            return self.one_pass(self.now)
+            return self.one_pass(incarnation, between)
         except Killed:
-            self.restart()
+            assert incarnation.dead
+            if incarnation is self.now:
+                self.restart(incarnation.actor if self.others else None)
+                heir = self.now
+            elif incarnation in self.others:
+                heir = self.born(incarnation.actor)
+            self.others = [heir if item is incarnation else item for item in self.others]
             return None
 
     def one_pass(self, incarnation: Incarnation, between: Callable[[], None] = lambda: None) -> Pass | None:
+        self.happen()
         reconciler = incarnation.reconciler
         try:
             seen = reconciler.look()
+            self.reasons.update(action.reason for action in seen.plan.actions)
+            self.reasons.update(view.reason for view in seen.plan.views)
             if seen.plan.refusal is not None and self.confirm:
                 incarnation.allow(sum(action.destructive for action in seen.plan.actions))
                 return None
             between()
-            newest = incarnation.store.newest()
+            newest, passes = incarnation.store.newest(), self.passes
             if seen.plan.refusal is None:
                 reconciler.apply(seen, why="sim")
-                if not seen.plan.effects and not seen.plan.lines:
+                if not seen.plan.effects and not seen.plan.lines and passes == self.passes:
                     assert incarnation.store.newest() == newest, "a quiet pass wrote to the journal"
         except (LockHeld, Moved) as error:
             self.notes.append(f"{self.clock.at - 1e6:.0f} s: {incarnation.actor}: {error.message}")
@@ -337,6 +370,11 @@ class SimWorld:
         self.last = seen
         self.check()
         return seen
+
+    def happen(self) -> None:
+        """What is due of the script."""
+        while self.steps and self.steps[0].when(self):
+            self.steps.pop(0).do(self)
 
     def shuffled(self, hosts: Iterable[str]) -> list[str]:
         names = sorted(hosts)
@@ -352,12 +390,24 @@ class SimWorld:
 
     # --- what must hold
 
+    def _note_done(self) -> None:
+        for machine in self.machines.values():
+            machine.settle()
+            for run_id, process in machine.processes.items():
+                if process.final and process.final.status is ReportStatus.COMPLETED and run_id not in self._noted:
+                    self._noted.add(run_id)
+                    self.done_work[process.run.job] = (process.run.digest, process.run.generation)
+
     def recorded(self, batch: Iterable[tuple[JobKey, Line]]) -> None:
+        self._note_done()
         for job_key, line in batch:
+            self.lines.append(line)
             self.folded[job_key] = fold(self.folded.get(job_key) or Memory(job_key), line, self.clock.now())
             match line:
                 case Launching(run=run):
                     self.intents.add((run.run_id, run.token))
+                case Forgotten():
+                    self.done_work.pop(job_key, None)
                 case Stopping(run_id=run_id) | Unsettled(run_id=run_id):
                     self.stop_intents.add(run_id)
 
@@ -367,8 +417,8 @@ class SimWorld:
             return
         self.started.append(process)
         assert (run.run_id, run.token) in self.intents, f"{run.run_id} started without a durable intent"
-        work = (run.job, run.digest, run.generation)
-        assert work not in self.done_work, f"{run.run_id} started although that work is done"
+        work = (run.digest, run.generation)
+        assert self.done_work.pop(run.job, None) != work, f"{run.run_id} started although that work is done"
         now = self.clock.now()
         for other_machine in self.machines.values():
             for other in other_machine.processes.values():
@@ -384,12 +434,7 @@ class SimWorld:
         assert process.run.owner == OWNER, f"somebody else's run {process.run.run_id} was stopped"
 
     def check(self) -> None:
-        for machine in self.machines.values():
-            machine.settle()
-            for process in machine.processes.values():
-                if process.final is not None and process.final.status is ReportStatus.COMPLETED:
-                    run = process.run
-                    self.done_work.add((run.job, run.digest, run.generation))
+        self._note_done()
         assert dict(self.now.store.memories()) == self.folded, "memory is not the fold of the journal"
         for process in self.foreign:
             booted = process.boot_id == f"{process.run.host}-boot-{self.machines[process.run.host].boots}"
@@ -442,6 +487,8 @@ class SimWorld:
         """Nothing will change any more by itself."""
         if made.effects or made.lines or any(view.phase not in SETTLED or view.next_try for view in made.views):
             return False
+        if any(view.phase is Phase.HELD and not view.reason.startswith("Dependency") for view in made.views):
+            return False
         living = [process for machine in self.machines.values() for process in machine.living()]
         return all(process.ends_at == math.inf for process in living if process.run.owner == OWNER)
 
@@ -459,13 +506,18 @@ class SimWorld:
         for _ in range(2):
             self.clock.sleep(60.0)
             self.step()
-        assert (self.now.store.newest(), self._effects()) == (newest, calls), "the world at rest was disturbed"
+        later = [f"{entry.job.name} {entry.line}" for entry in self.now.store.history()[newest:]]
+        assert (later, self._effects()) == ([], calls), "the world at rest was disturbed"
 
     def _effects(self) -> int:
         return sum(verb in ("submit", "cancel") for machine in self.machines.values() for verb in machine.calls)
 
 
 World = SimWorld
+
+
+def void(_: object) -> None:
+    """Forget a result."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -478,15 +530,11 @@ class Step:
 
 def play(world: SimWorld, steps: Iterable[Step], *, limit_s: float = 6 * 3600.0) -> None:
     """Passes while the steps happen one after another, then to rest."""
-    waiting = list(steps)
+    world.steps = list(steps)
     end = world.clock.now() + limit_s
-    while waiting:
-        while waiting and waiting[0].when(world):
-            waiting.pop(0).do(world)
-        if not waiting:
-            break
+    while world.steps:
         world.step()
-        assert world.clock.now() < end, f"{len(waiting)} steps did not come true; {world.notes}"
+        assert world.clock.now() < end, f"{len(world.steps)} steps did not come true; {world.notes}"
         world.clock.sleep(world.pace_s)
     world.until_rest(limit_s=limit_s)
 

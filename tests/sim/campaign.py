@@ -1,0 +1,177 @@
+"""A random life of a small cluster: users edit, machines fail, calls are cut, the reconciler is killed; all from one seed."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+from reconciler.backends.fake import Course
+from reconciler.core.run import Run
+from tests.sim.workloads import build
+from tests.sim.world import SimWorld, calm, faults, manifest
+
+NAMES = tuple("abcdef")
+STORM_S = 1800.0
+CALM_S = 4 * 3600.0
+COMMANDS = (["true"], ["python", "train.py"], ["python", "train.py", "--lr", "1"])
+
+
+def storm(seed: int, directory: Path) -> SimWorld:
+    """Half an hour of everything, then calm until nothing changes any more. Raises AssertionError for a broken promise."""
+    rng = random.Random(seed)
+
+    def course(run: Run) -> Course:
+        lot = random.Random(f"{seed} {run.run_id}")
+        return Course(
+            lot.choice([20.0, 60.0, 200.0, 900.0]), lot.choice([0, 0, 0, 0, 7]), lot.choice([1.0, 5.0, 1.0, math.inf])
+        )
+
+    world = build(
+        directory,
+        local=rng.choice([None, 2]),
+        plain=(("gpu1", rng.randint(1, 3), 4), ("gpu2", rng.randint(1, 3), rng.choice([0, 2]))),
+        courses=dict.fromkeys(NAMES, course),
+        seed=seed,
+    )
+    world.takeover_s = rng.choice([0.0, 5.0, 70.0])
+    if rng.random() < 0.3:
+        world.others = [world.now, world.born("the second")]
+    if rng.random() < 0.8:
+        world.step()  # every host was seen once, else nothing starts
+    faults(world, rng.choice([0.0, 0.1, 0.3]))
+    deeds = rng.sample(DEEDS, rng.randint(4, len(DEEDS)))  # a subset per world: rare meetings become likely in some
+    for name in rng.sample(NAMES, rng.randint(1, len(NAMES))):
+        edit(world, rng, name)
+    try:
+        end = world.clock.now() + STORM_S
+        while world.clock.now() < end:
+            if rng.random() < 0.25:
+                deed = rng.choice(deeds)
+                name = rng.choice(NAMES)
+                world.notes.append(f"{world.clock.at - 1e6:.0f} s: {deed.__name__} {name}")
+                deed(world, rng, name)
+            world.step()
+            world.clock.sleep(rng.choice([1.0, 5.0, 20.0]))
+        calm(world)
+        world.interrupt.clear()
+        world.others.clear()
+        for name, item in list(world.manifests.items()):
+            if item.suspend:
+                world.manifests[name] = manifest(name)
+        world.until_rest(limit_s=CALM_S)
+        settled(world)
+    except AssertionError as error:
+        raise AssertionError("\n".join([str(error), *world.notes[-40:]])) from error
+    finally:
+        world.close()
+    return world
+
+
+def settled(world: SimWorld) -> None:
+    """In a calm world every job has come to its end, and nothing unwanted lives."""
+    assert world.last is not None
+    for view in world.last.plan.views:
+        assert view.phase in ("Succeeded", "Failed") or view.reason in ("DependencyFailed", "DependencyMissing"), view
+    living = [p.run.run_id for m in world.machines.values() for p in m.living() if p not in world.foreign]
+    assert not living, f"still alive: {living}"
+
+
+def edit(world: SimWorld, rng: random.Random, name: str) -> None:
+    request = rng.choice([{}, {}, {"chip": "h100", "min_chips": 1}, {"min_chips": 2}, {"hosts": ["gpu1"]}])
+    spec: dict[str, object] = {"command": rng.choice(COMMANDS), "request": request}
+    if rng.random() < 0.2 and name != "a":
+        spec["depends_on"] = ["general/default/a"]
+    if rng.random() < 0.2:
+        spec["priority"] = rng.randint(0, 3)
+    spec["restart"] = {"failure": rng.choice([0, 3]), "infrastructure": "unlimited", "backoff": {"initial": "5s"}}
+    world.manifests[name] = manifest(name, **spec)
+
+
+def again(world: SimWorld, rng: random.Random, name: str) -> None:
+    if name in world.manifests:
+        item = world.manifests[name]
+        spec = dict(item.normal["spec"]["request"])  # type: ignore[index, arg-type, call-overload]
+        world.manifests[name] = manifest(name, generation=item.generation + 1, request={"hosts": spec["hosts"]})
+
+
+def remove(world: SimWorld, rng: random.Random, name: str) -> None:
+    world.manifests.pop(name, None)
+
+
+def suspend(world: SimWorld, rng: random.Random, name: str) -> None:
+    if name in world.manifests:
+        world.manifests[name] = manifest(name, suspend=True)
+
+
+def break_manifest(world: SimWorld, rng: random.Random, name: str) -> None:
+    world.broken ^= {name}
+
+
+def break_source(world: SimWorld, rng: random.Random, name: str) -> None:
+    world.complete = not world.complete
+
+
+def preempt(world: SimWorld, rng: random.Random, name: str) -> None:
+    process = world.live(name)
+    if process is not None and process.started_at is not None:
+        world.machine_of(process).preempt(process.run.run_id)
+
+
+def lose(world: SimWorld, rng: random.Random, name: str) -> None:
+    process = world.live(name)
+    if process is not None:
+        world.machine_of(process).lose(process.run.run_id)
+
+
+def reboot(world: SimWorld, rng: random.Random, name: str) -> None:
+    rng.choice(list(world.machines.values())).reboot()
+
+
+def cut_off(world: SimWorld, rng: random.Random, name: str) -> None:
+    machine = rng.choice(list(world.machines.values()))
+    machine.reachable = not machine.reachable
+
+
+def garble(world: SimWorld, rng: random.Random, name: str) -> None:
+    process = world.live(name)
+    if process is not None:
+        machine = world.machine_of(process)
+        machine.unreadable ^= {process.run.run_id}
+
+
+def kill_soon(world: SimWorld, rng: random.Random, name: str) -> None:
+    world.interrupt[len(world.boundaries) + rng.randint(0, 6)] = world.kill
+
+
+def stall_soon(world: SimWorld, rng: random.Random, name: str) -> None:
+    def stall(incarnation: object) -> None:
+        second = world.born("the third")
+        for _ in range(4):
+            world.clock.sleep(30.0)
+            world.guarded(second)
+        if not second.dead:
+            second.end()
+
+    world.interrupt[len(world.boundaries) + rng.randint(0, 6)] = stall
+
+
+Deed = Callable[[SimWorld, random.Random, str], None]
+DEEDS: tuple[Deed, ...] = (
+    edit,
+    edit,
+    again,
+    remove,
+    suspend,
+    break_manifest,
+    break_source,
+    preempt,
+    lose,
+    reboot,
+    cut_off,
+    garble,
+    kill_soon,
+    kill_soon,
+    stall_soon,
+)
