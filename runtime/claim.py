@@ -39,7 +39,7 @@ class Claimed:
         self.log = log
 
 
-class Already(Exception):  # noqa: N818 - an answer, not a mishap
+class Already(Exception):
     """This very run was claimed before, with the same token."""
 
     def __init__(self, started: Optional[Started]) -> None:
@@ -56,6 +56,7 @@ def take(run: Run, node: Node, launcher: Dict[str, Any]) -> Claimed:
     except OSError as error:
         raise Refused("unwritable", "%s cannot be written: %s" % (job_dir, error.strerror)) from None
     try:
+        _refuse_foreign(run, job_dir)
         _refuse_known(run)
         _refuse_fenced(run, job_dir)
         if exclusive:
@@ -173,6 +174,14 @@ def _refuse_known(run: Run) -> None:
     raise Already(started if started and "pid" in started else None)  # type: ignore[arg-type]
 
 
+def _refuse_foreign(run: Run, job_dir: str) -> None:
+    """A job of this name that somebody else started here has its own checkpoints: ours must not mix with them."""
+    fence = read_fence(job_dir)
+    owner = fence.get("owner")
+    if owner and run["owners"] and owner not in run["owners"]:
+        raise Refused("owned", "its newest attempt here, %s, carries the mark %s" % (fence.get("run_id"), owner))
+
+
 def _refuse_fenced(run: Run, job_dir: str) -> None:
     fence = read_fence(job_dir)
     same = fence.get("run_id") == run["run_id"] and fence.get("token") == run["token"]
@@ -276,7 +285,8 @@ def _raise_fence(job_dir: str, aside: str, claim: Dict[str, Any]) -> None:
         os.link(os.path.join(aside, contract.CLAIM), new)
         os.rename(new, fence)
     except OSError:  # no hard links here
-        status.replace_json(fence, {name: claim[name] for name in ("attempt", "token", "run_id")})
+        kept = ("attempt", "token", "run_id", "owner")
+        status.replace_json(fence, {name: claim[name] for name in kept if name in claim})
 
 
 def _list_live(run: Run) -> None:

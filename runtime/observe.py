@@ -27,10 +27,18 @@ def observe(document: Dict[str, Any], say: Say) -> Dict[str, Any]:
             roots[root] = "%s: %s" % (error.filename or root, error.strerror)
         except ValueError as error:
             roots[root] = str(error)
+    settled = set()
     for known in document.get("known", []):
         todo[known["status_dir"]] = known["run_id"]
+        if known.get("settled"):
+            settled.add(known["status_dir"])
+    gone = [root + "/" for root in roots if not os.path.isdir(root)]
     for status_dir, run_id in todo.items():
-        say({"sighting": sight(run_id, status_dir, node)})
+        sighting = sight(run_id, status_dir, node)
+        if status_dir in settled and sighting["state"] == "absent" and status_dir.startswith(tuple(gone)):
+            # The run was there once, so its root was: a file system that is not mounted proves nothing.
+            sighting["error"] = "its status root does not exist any more: is a file system not mounted?"
+        say({"sighting": sighting})
     closing: Dict[str, Any] = {
         "boot_id": node.boot_id,
         "hostname": node.hostname,

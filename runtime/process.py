@@ -22,9 +22,7 @@ class Process:
 
     __slots__ = ("gone", "pgid", "pid", "ppid", "sid", "start", "stopped")
 
-    def __init__(  # noqa: PLR0917 - the columns of the table
-        self, pid: int, ppid: int, pgid: int, sid: int, state: str, threads: int, start: str
-    ) -> None:
+    def __init__(self, pid: int, ppid: int, pgid: int, sid: int, state: str, threads: int, start: str) -> None:
         self.pid = pid
         self.ppid = ppid
         self.pgid = pgid

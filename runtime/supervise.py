@@ -27,7 +27,7 @@ LEFTOVER_GRACE_S = 10.0  # for what a finished program left behind
 SLOW_S = 3600.0
 
 
-class Stopped(Exception):  # noqa: N818 - asked for, not a mishap
+class Stopped(Exception):
     """The run was asked to stop; `Supervisor.stop` says by whom."""
 
 
@@ -91,6 +91,8 @@ class Supervisor:
 
     def _run_stages(self, prepared: Prepared, kills_before: Optional[int]) -> Ending:
         self.record.fields["status"] = contract.RUNNING
+        # After a set-up that was reported, the record says so until the next beat: let that be soon.
+        self._beat_at = min(self._beat_at, time.monotonic() + SETTLE_S)
         for number, argv in enumerate(prepared.stages, 1):
             self.record.fields["phase_detail"] = (
                 "stage %d of %d" % (number, len(prepared.stages)) if len(prepared.stages) > 1 else ""

@@ -6,7 +6,7 @@ results are settled as they come back. A crash anywhere leaves an intent that th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from reconciler.app.lanes import Lanes
@@ -53,6 +53,7 @@ class _Ready:
     package: Package
     secrets: Mapping[str, Secret]
     chip: str | None
+    heir_of: str
 
 
 @dataclass(slots=True)
@@ -70,11 +71,16 @@ def act(
     *,
     commit: str,
     why: str,
+    scanned: Iterable[str] = (),
     progress: Progress | None = None,
     report: Callable[[Done], None] | None = None,
 ) -> list[Done]:
-    """Do everything in `made`, at most one effect per job. Raises StoreError or LockHeld before any effect that could not
-    be recorded; errors of hosts are results."""
+    """Do everything in `made`, at most one effect per job.
+
+    `scanned` hosts were looked at completely. That is remembered once what was found there is, and before an effect shows that
+    there is more to find. Raises StoreError or LockHeld before any effect that could not be recorded; errors of hosts are
+    results.
+    """
     done: list[Done] = []
 
     def note(item: Done) -> None:
@@ -99,8 +105,11 @@ def act(
                 lines.append((action.job, Launching(ready.run, action.verb is Verb.REQUEUE)))
                 work.setdefault(ready.run.host, _HostWork()).starts.append(ready)
             case Stop() as stop:
-                if action.reason != "StrayAttempt":
-                    lines.append((action.job, Stopping(stop.run.run_id, stop.cause, stop.forced)))
+                # A stray is not the run that memory minds: its intent is journaled and changes nothing there.
+                intent: Line = Stopping(stop.run.run_id, stop.cause, stop.forced)
+                if action.reason == "StrayAttempt":
+                    intent = Unsettled(stop.run.run_id, action.message)
+                lines.append((action.job, intent))
                 work.setdefault(stop.run.host, _HostWork()).stops.append((action, stop))
             case None if action.verb is Verb.FORGET:
                 lines.append((action.job, Forgotten(action.message)))
@@ -108,6 +117,7 @@ def act(
             case None if action.verb is Verb.ADOPT:
                 note(Done(action, True, action.message))
     ports.store.append(lines, commit=commit, why=why)
+    ports.store.mark_scanned(scanned)
     if not work:
         return done
     rescans: list[str] = []
@@ -149,10 +159,10 @@ def _prepare(
         secrets = ports.secrets(spec, host)
     except ReconcilerError as error:
         return error
-    if start.again is not None:
-        return _Ready(action, start.again, spec, package, secrets, spec.request.chip)
-    assert start.placement is not None
     memory = memories.get(action.job) or Memory(action.job)
+    if start.again is not None:
+        return _Ready(action, start.again, spec, package, secrets, spec.request.chip, memory.heir_of)
+    assert start.placement is not None
     same = memory.pin_for == (wanted.digest, wanted.generation)
     run = Run(
         job=action.job,
@@ -170,7 +180,7 @@ def _prepare(
         spent={cause.value: count for cause, count in memory.spent.items()} if same else {},
         normal=wanted.normal,
     )
-    return _Ready(replace(action, run_id=run.run_id), run, spec, package, secrets, start.placement.chip)
+    return _Ready(replace(action, run_id=run.run_id), run, spec, package, secrets, start.placement.chip, memory.heir_of)
 
 
 _Result = Accepted | Declined | ReconcilerError
@@ -213,7 +223,9 @@ def _start_all(
     for ready in starts:
         try:
             tree = ports.shipper.deliver(host, ready.package, progress, send=send)
-            submissions.append(backend.render(ready.run, Facts(ready.spec, tree, ready.secrets, ready.chip)))
+            submissions.append(
+                backend.render(ready.run, Facts(ready.spec, tree, ready.secrets, ready.chip, ready.heir_of))
+            )
         except ReconcilerError as error:
             results[ready.run.run_id] = Declined("undelivered", error.message)
     for first in range(0, len(submissions), backend.capabilities.batch_max):
@@ -255,7 +267,8 @@ def _settle(
         match result:
             case Accepted(handle, repeated):
                 lines.append((run.job, Launched(run.run_id, handle)))
-                items.append(Done(ready.action, True, "was already there" if repeated else "started"))
+                parts = ("was already there" if repeated else "started", *ready.package.notes)
+                items.append(Done(ready.action, True, "; ".join(parts)))
             case Declined(reason, message):
                 if reason in ("fenced", "claimed", "alive"):
                     # The host knows an attempt that we do not: look at everything there before trying again.

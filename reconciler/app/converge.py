@@ -94,10 +94,10 @@ class Moved(ReconcilerError):
 class Reconciler:
     """Passes over one repository of manifests. Keeps connections, and what it saw last, from one pass to the next."""
 
-    def __init__(self, ports: Ports, options: Options | None = None) -> None:
+    def __init__(self, ports: Ports, options: Options | None = None, *, lanes: Lanes | None = None) -> None:
         self._ports = ports
         self._options = options or Options()
-        self._lanes = Lanes()
+        self._lanes = lanes or Lanes()
         self._observed_at: dict[str, float] = {}
         self._cooling: dict[str, tuple[float, Census]] = {}
 
@@ -115,14 +115,12 @@ class Reconciler:
         newest = ports.store.newest()
         state = ports.source.read()
         memories = ports.store.memories()
-        if self._options.only is not None:
-            only = self._options.only
-            state = _only(state, only, memories)
-            memories = {key: memory for key, memory in memories.items() if key in only or key in state.desired}
         unscanned = self._unscanned()
-        state = _checked(state, memories, ports)
-        hungry = _hungry(state.desired, memories)
-        looks = _looks(hungry, memories, unscanned, ports)
+        only = self._options.only
+        minded = memories if only is None else {key: memory for key, memory in memories.items() if key in only}
+        state = _checked(state, minded, only, ports)
+        hungry = _hungry(state.desired, memories, only)
+        looks = _looks(hungry, minded, unscanned, ports)
         censuses = self._observe(looks, tick)
         world = self._world(state, memories, unscanned, censuses)
         made = plan(world)
@@ -158,7 +156,12 @@ class Reconciler:
         """
         assert seen.plan.refusal is None
         store = self._ports.store
-        scanned = [name for name, census in seen.world.observation.censuses.items() if census.scanned]
+        # What a selection leaves aside is not learned from a scan, so the scan has to be made again.
+        scanned = [
+            name
+            for name, census in seen.world.observation.censuses.items()
+            if census.scanned and seen.world.only is None
+        ]
         if not seen.plan.effects and not seen.plan.lines and not set(scanned) & self._unscanned():
             return []
         store.lock()
@@ -173,10 +176,10 @@ class Reconciler:
                 self._lanes,
                 commit=seen.state.commit or "",
                 why=why,
+                scanned=scanned,
                 progress=progress,
                 report=report,
             )
-            store.mark_scanned(scanned)
         finally:
             store.unlock()
         return done
@@ -234,6 +237,7 @@ class Reconciler:
             chip_of=self._ports.chip_of,
             unscanned=blind,
             delete_allowed=self._options.delete_allowed,
+            only=self._options.only,
         )
 
     def _observe(self, looks: Mapping[str, Look], tick: Callable[[], None] | None) -> dict[str, Census]:
@@ -262,9 +266,11 @@ def _observation(ports: Ports, host: str, look: Look) -> Callable[[], Census]:
     return lambda: ports.backends(host).observe(look)
 
 
-def _checked(state: DesiredState, memories: Mapping[JobKey, Memory], ports: Ports) -> DesiredState:
+def _checked(
+    state: DesiredState, memories: Mapping[JobKey, Memory], only: frozenset[JobKey] | None, ports: Ports
+) -> DesiredState:
     """Freeze jobs that name hosts, clusters or chips which the inventory lacks, if they would start or be replaced."""
-    moving = _hungry(state.desired, memories)
+    moving = _hungry(state.desired, memories, only)
     for key, memory in memories.items():
         wanted = state.desired.get(key)
         if memory.run is not None and wanted is not None and wanted.digest != memory.run.digest:
@@ -282,10 +288,14 @@ def _checked(state: DesiredState, memories: Mapping[JobKey, Memory], ports: Port
     )
 
 
-def _hungry(desired: Mapping[JobKey, Desired], memories: Mapping[JobKey, Memory]) -> list[Desired]:
-    """Jobs that want to start, as far as memory alone can tell."""
+def _hungry(
+    desired: Mapping[JobKey, Desired], memories: Mapping[JobKey, Memory], only: frozenset[JobKey] | None
+) -> list[Desired]:
+    """Jobs of the selection that want to start, as far as memory alone can tell."""
     found = []
     for key, wanted in desired.items():
+        if only is not None and key not in only:
+            continue
         memory = memories.get(key)
         if memory is None or (memory.run is None and rest(memory, wanted) is None):
             found.append(wanted)
@@ -309,14 +319,3 @@ def _looks(
         probe.update(candidates(ports.decode(wanted.normal).request, ports.hosts))
     asked = (known.keys() | unscanned | probe) & every
     return {host: Look(tuple(known.get(host, ())), host in unscanned, host in probe) for host in sorted(asked)}
-
-
-def _only(state: DesiredState, keys: frozenset[JobKey], memories: Mapping[JobKey, Memory]) -> DesiredState:
-    """The same state, seen through a selection: jobs outside it are neither started nor missed."""
-    wanted = {key: item for key, item in state.desired.items() if key in keys}
-    for item in list(wanted.values()):
-        for needed in item.depends_on:
-            memory = memories.get(needed)
-            if needed in state.desired and memory is not None and rest(memory, state.desired[needed]) is not None:
-                wanted[needed] = state.desired[needed]
-    return replace(state, desired=wanted, frozen={key: item for key, item in state.frozen.items() if key in keys})

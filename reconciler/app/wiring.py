@@ -159,13 +159,15 @@ def chip_of(gpu: Gpu) -> str | None:
 def secrets_of(inventory: Inventory, root: Path) -> Callable[[JobSpec, str], Mapping[str, Secret]]:
     """Resolves a job's secrets, and those of its host's cluster, at launch. Raises SecretError."""
     resolver = Resolver(base=root, home=Path.home(), environ=os.environ)
+    beside = Path(inventory.file).resolve().parent if inventory.file else root
+    of_inventory = Resolver(base=beside, home=Path.home(), environ=os.environ)
 
     def resolve(spec: JobSpec, host: str) -> Mapping[str, Secret]:
         found = {name: resolver.resolve(name, ref) for name, ref in spec.secrets.items()}
         if host in inventory.hosts:
             for name, credential in inventory.cluster_of(host).secrets.items():
                 if name not in found and name not in spec.env:
-                    found[name] = resolver.resolve(name, credential)
+                    found[name] = of_inventory.resolve(name, credential)
         return found
 
     return resolve

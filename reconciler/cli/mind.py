@@ -89,7 +89,9 @@ def forget(
         bool, typer.Option("--force", help="Also when a run of it may be alive: it then goes on, unminded.")
     ] = False,
 ) -> int:
-    """Stop minding a job: its run, if any, goes on by itself, and a job with a manifest starts anew.
+    """Stop minding a job: its history of attempts and its finished state are let go.
+
+    With a manifest it starts anew; a run that --force left alive is then found again by its mark.
 
     Example: reconciler forget lm/ablations/small --why "host was sold"
     """

@@ -39,14 +39,15 @@ def show_plan(seen: Pass, *, next_step: str | None) -> None:
     touched = {action.job for action in seen.plan.actions}
     waiting = [view for view in seen.plan.views if view.job not in touched and view.phase in WAITING]
     for view in waiting[:_WAITING_SHOWN_MAX]:
-        say(styled(f". waits    {str(view.job):<{width}}  {first_line(view.message)}", "faint"))
+        say(styled(f". waits    {view.job!s:<{width}}  {first_line(view.message)}", "faint"))
     if len(waiting) > _WAITING_SHOWN_MAX:
         say(styled(f". waits    and {len(waiting) - _WAITING_SHOWN_MAX} more", "faint"))
     say(summary(seen))
     if seen.plan.refusal is not None:
         warn(styled(seen.plan.refusal.message, "remove"))
     elif next_step and seen.plan.effects:
-        say(f"To apply exactly this: {styled(next_step, 'bold')}")
+        exact = " exactly this" if next_step.endswith(".json") or " " in next_step.removeprefix("reconciler ") else ""
+        say(f"To apply{exact}: {styled(next_step, 'bold')}")
 
 
 def line_of(action: Action, width: int) -> str:

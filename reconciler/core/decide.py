@@ -14,7 +14,7 @@ from reconciler.core.cause import Cause
 from reconciler.core.diff import changes
 from reconciler.core.ending import judge
 from reconciler.core.job import Desired, JobSpec, Json
-from reconciler.core.memory import Adopted, Edited, Forgotten, Launched, Line, Memory, Refused, fold
+from reconciler.core.memory import Adopted, Edited, Ended, Forgotten, Launched, Line, Memory, Refused, fold
 from reconciler.core.observation import Observation, Presence, Report, ReportStatus, Sighting
 from reconciler.core.phase import Phase
 from reconciler.core.run import Handle, Run
@@ -89,23 +89,55 @@ def tend(
             settled = Launched(run.run_id, seen.handle, adopted=True)
             lines.append(settled)
             memory = fold(memory, settled, now)
-    if stray is not None and stray.run is not None and stray.alive and stray.handle is not None:
+    open_alive = seen.presence is Presence.PRESENT and seen.alive
+    never_began = seen.presence is Presence.ABSENT and not memory.submitted and memory.stop is None
+    successor = None
+    if stray is not None and stray.run is not None and desired is not None and not open_alive:
+        # A later attempt than any we know: this state is older than the world (a restored backup).
+        later = stray.run.attempt > memory.attempt
+        successor = stray if later or (stray.alive and not never_began) else None
+    if stray is not None and stray.run is not None and stray.alive and successor is None:
         message = f"attempt {stray.run.attempt} on {stray.run.host} is alive beside attempt {run.attempt}; it is ended"
-        stop = Stop(stray.run, stray.handle, Cause.FENCED, 0.0)
+        handle = stray.handle or Handle(stray.run_id, stray.run.token, {})
+        stop = Stop(stray.run, handle, Cause.REPLACED, 0.0)
         action = Action(Verb.CANCEL, memory.job, "StrayAttempt", message, stray.run_id, stray.run.host, effect=stop)
-    if seen.presence is Presence.PRESENT and seen.alive:
+    if open_alive:
         verdict = _alive(memory, run, seen, desired, frozen=frozen, prunable=prunable, decode=decode, now=now)
         lines.extend(verdict.lines)
         return Tended(memory, tuple(lines), verdict.view, action or verdict.action)
-    if seen.presence is Presence.ABSENT and not memory.submitted and memory.stop is None:
-        return _never_started(memory, run, tuple(lines), desired, frozen=frozen, now=now)
+    if never_began:
+        if successor is None and action is None:
+            return _never_started(memory, run, tuple(lines), desired, frozen=frozen, now=now)
+        if successor is None:
+            message = f"the launch of attempt {run.attempt} is unsettled; an older attempt is ended first"
+            return Tended(memory, tuple(lines), _view(memory, run, Phase.PENDING, "LaunchUnsettled", message), action)
+        over: Line = Refused(run.run_id, "its launch never happened, and a later attempt exists", 0.0)
+    else:
+        over = _over(memory, run, seen, desired, decode, now)
+    lines.append(over)
+    memory = fold(memory, over, now)
+    if successor is None:
+        return Tended(memory, tuple(lines), None, action)
+    after = tend(
+        memory,
+        desired,
+        frozen=frozen,
+        prunable=prunable,
+        stray=successor,
+        observation=observation,
+        decode=decode,
+        now=now,
+    )
+    return replace(after, lines=(*lines, *after.lines))
+
+
+def _over(memory: Memory, run: Run, seen: Sighting, desired: Desired | None, decode: Decode, now: float) -> Ended:
     spec = decode(desired.normal if desired is not None else run.normal)
     ended = judge(run, memory, seen, spec.restart, now)
     if desired is not None and (desired.digest, desired.generation) != (run.digest, run.generation) and ended.requeue:
         # The spec has moved on: the next attempt is new work and pays from no budget of the old.
         ended = replace(ended, requeue=False, phase=Phase.PENDING, not_before=0.0)
-    lines.append(ended)
-    return Tended(fold(memory, ended, now), tuple(lines), None, action)
+    return ended
 
 
 def _adoptable(memory: Memory, desired: Desired | None, stray: Sighting) -> bool:
@@ -238,7 +270,8 @@ def _stopping(memory: Memory, run: Run, seen: Sighting, decode: Decode, now: flo
             message,
             decode,
         )
-        assert again.action is not None and isinstance(again.action.effect, Stop)
+        assert again.action is not None
+        assert isinstance(again.action.effect, Stop)
         effect = replace(again.action.effect, forced=bool(seen.stopping))
         return replace(again, action=replace(again.action, effect=effect))
     return Verdict(_view(memory, run, Phase.TERMINATING, "Stopping", message, seen.report))

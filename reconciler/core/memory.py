@@ -32,6 +32,7 @@ class Memory:
     """`run` is the attempt that may be alive: from its intent until its end was seen. `submitted` tells whether the submit
     was settled; between intent and settling only looking helps. `stop` is why we asked it to end, `stop_at` when (our clock).
     `spent` counts requeues per cause in this generation and digest; `unlucky` counts tries in a row without a lasting run.
+    `heir_of` is the mark of the newest run that was adopted, which may be another repository's.
     """
 
     job: JobKey
@@ -54,6 +55,7 @@ class Memory:
     cancelled: bool = False
     pin: str | None = None
     pin_for: tuple[str, int] | None = None
+    heir_of: str = ""
 
     @property
     def blank(self) -> bool:
@@ -198,6 +200,7 @@ def fold(memory: Memory, line: Line, at: float) -> Memory:
                 handle=None,
                 submitted=False,
                 stop=None,
+                stop_at=0.0,
                 stop_forced=False,
                 spent={} if fresh else memory.spent,
                 unlucky=0 if fresh else memory.unlucky,
@@ -215,11 +218,13 @@ def fold(memory: Memory, line: Line, at: float) -> Memory:
                 handle=handle,
                 submitted=True,
                 stop=None,
+                stop_at=0.0,
                 stop_forced=False,
                 spent={Cause(cause): count for cause, count in run.spent.items()},
                 tombstone=None,
                 pin=run.commit,
                 pin_for=(run.digest, run.generation),
+                heir_of=run.owner,
             )
         case Requested(what=what):
             return replace(
@@ -242,9 +247,7 @@ def fold(memory: Memory, line: Line, at: float) -> Memory:
             return replace(memory, handle=handle, submitted=True)
         case Refused(message=message):
             return replace(
-                memory,
-                run=None,
-                handle=None,
+                _without_run(memory),
                 unlucky=memory.unlucky + 1,
                 not_before=line.not_before,
                 last_end=message,
@@ -271,12 +274,7 @@ def _ended(memory: Memory, run: Run, line: Ended, at: float) -> Memory:
             line.phase, run.digest, run.generation, run.run_id, run.host, line.cause, line.exit_code, line.message, at
         )
     return replace(
-        memory,
-        run=None,
-        handle=None,
-        submitted=False,
-        stop=None,
-        stop_forced=False,
+        _without_run(memory),
         spent=spent,
         unlucky=(0 if line.lasted else memory.unlucky) + 1 if line.requeue else 0,
         not_before=line.not_before,
@@ -285,6 +283,13 @@ def _ended(memory: Memory, run: Run, line: Ended, at: float) -> Memory:
         last_phase=line.phase,
         last_host=run.host,
         cancelled=False if tombstone else memory.cancelled,
+    )
+
+
+def _without_run(memory: Memory) -> Memory:
+    """The same, with nothing left of the attempt: a store need not keep the rest of what is over."""
+    return replace(
+        memory, run=None, run_at=0.0, handle=None, submitted=False, stop=None, stop_at=0.0, stop_forced=False
     )
 
 

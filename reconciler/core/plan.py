@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from reconciler.core.actions import Action, Start, Verb, Verdict, View
+from reconciler.core.cause import Cause
 from reconciler.core.decide import Decode, Tended, launch, rest, tend, wait
 from reconciler.core.errors import Problem
 from reconciler.core.job import Desired, Json
@@ -23,7 +24,8 @@ DELETE_COUNT_MIN = 2
 @dataclass(frozen=True, slots=True)
 class World:
     """All that a pass knows. `hosts` are in the solver's order. `unscanned` are hosts on which jobs may run that this store
-    has never looked at completely. `complete` tells that every manifest was read or its job is known to be frozen."""
+    has never looked at completely. `complete` tells that every manifest was read or its job is known to be frozen. `only` are
+    the jobs to decide, None for all: what the others hold stays reserved, and they are let be."""
 
     desired: Mapping[JobKey, Desired] = field(hash=False)
     frozen: Mapping[JobKey, Problem] = field(hash=False)
@@ -37,6 +39,7 @@ class World:
     chip_of: Callable[[Gpu], str | None]
     unscanned: tuple[str, ...] = ()
     delete_allowed: int | None = None
+    only: frozenset[JobKey] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,25 +119,30 @@ def plan(world: World) -> Plan:
 
 
 def _keys(world: World, strays: Mapping[JobKey, Sighting]) -> list[JobKey]:
-    return list({**dict.fromkeys(world.desired), **dict.fromkeys(world.memories), **dict.fromkeys(strays)})
+    keys = {**dict.fromkeys(world.desired), **dict.fromkeys(world.memories), **dict.fromkeys(strays)}
+    return [key for key in keys if world.only is None or key in world.only]
 
 
 def _strays(world: World) -> dict[JobKey, Sighting]:
-    """Per job, the run with our mark that memory does not hold as the open one: a living one first, then the newest."""
+    """Per job, the run with our mark that is not the open one in memory: a living one first, then the newest.
+
+    A run is where it was seen: its claim may name the host otherwise, when the inventory was edited since.
+    """
     found: dict[JobKey, Sighting] = {}
-    for census in world.observation.censuses.values():
+    for host, census in world.observation.censuses.items():
         for seen in census.sightings.values():
             run = seen.run
             if run is None or run.owner != world.owner or seen.presence is not Presence.PRESENT:
                 continue
             memory = world.memories.get(run.job)
-            if memory is not None and memory.run is not None and memory.run.run_id == run.run_id:
+            open_run = memory.run if memory is not None else None
+            if open_run is not None and (open_run.run_id, open_run.token) == (run.run_id, run.token):
                 continue
-            if not seen.alive and memory is not None and (memory.run is not None or run.attempt <= memory.attempt):
+            if not seen.alive and memory is not None and run.attempt <= memory.attempt:
                 continue
             best = found.get(run.job)
             if best is None or (seen.alive, run.attempt) > (best.alive, best.run.attempt if best.run else 0):
-                found[run.job] = seen
+                found[run.job] = replace(seen, run=replace(run, host=host))
     return found
 
 
@@ -146,10 +154,10 @@ def _reserve(world: World, tended: Mapping[JobKey, Tended], taken: Reservations)
             if seen.alive and seen.run is not None:
                 counted.add(seen.run_id)
                 taken.take(host, seen.run.gpus)
-    for state in tended.values():
-        run = state.memory.run
-        if run is not None and run.run_id not in counted:
-            taken.take(run.host, run.gpus)
+    memories = dict(world.memories) | {key: state.memory for key, state in tended.items()}
+    for memory in memories.values():
+        if memory.run is not None and memory.run.run_id not in counted:
+            taken.take(memory.run.host, memory.run.gpus)
 
 
 def _settle(world: World, tended: Mapping[JobKey, Tended], taken: Reservations) -> dict[JobKey, Verdict]:
@@ -194,7 +202,9 @@ def _unmanifested(world: World, key: JobKey, state: Tended) -> Verdict:
         return Verdict(
             View(key, phase, "Frozen", why, attempt=state.memory.attempt, frozen=True), state.lines, state.action
         )
-    if state.memory.blank:
+    stone = state.memory.tombstone
+    if state.memory.blank or (stone is not None and stone.cause is not Cause.DELETED):
+        # How it ended is kept: should its manifest come back (a revert), the job must not run a second time.
         return Verdict(None, state.lines, state.action)
     return Verdict(None, (*state.lines, Forgotten("its manifest is gone and nothing of it runs")), state.action)
 
@@ -246,7 +256,8 @@ def _dependencies(world: World, desired: Desired, tended: Mapping[JobKey, Tended
         if _reaches(world.desired, key, desired.key):
             return "DependencyCycle", f"waits for {key}, which waits for this job", True
         state = tended.get(key)
-        stone = state.memory.tombstone if state else None
+        memory = state.memory if state else world.memories.get(key)
+        stone = memory.tombstone if memory else None
         if stone is not None and (stone.digest, stone.generation) == (wanted.digest, wanted.generation):
             if stone.phase is Phase.SUCCEEDED:
                 continue

@@ -37,7 +37,8 @@ def owner_of(root: Path, *, known: str | None, in_git: bool) -> str:
             f"{root} is a shallow clone: its first commit, by which runs are known as this repository's, is not there",
             hint=f"Fetch the whole history (git fetch --unshallow; in CI: fetch-depth 0), or set ${OWNER_VARIABLE}.",
         )
-    roots = sorted(git.tell(root, "rev-list", "--max-parents=0", "HEAD").decode().split())
+    status, out, _ = git.ask(root, "rev-list", "--max-parents=0", "HEAD", "--")
+    roots = sorted(out.decode().split()) if status == 0 else []
     if not roots:
-        raise SourceError(f"{root} has no commit yet", hint="Commit a manifest, or use --working-tree.")
+        raise SourceError(f"{root} has no commit yet", hint="Commit a manifest first: git add -A && git commit.")
     return roots[0]

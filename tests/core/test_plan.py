@@ -397,3 +397,63 @@ def test_an_edit_in_place_of_a_live_run_is_one_line_and_no_effect():
     made = planned([job(priority=5)], [live_memory(run)], [census(seen(run))])
     assert words(made) == []
     assert [type(line).__name__ for _, line in made.lines] == ["Edited"]
+
+
+def test_a_finished_job_whose_manifest_is_removed_and_restored_does_not_run_again():
+    wanted = job()
+    memory = finished_memory(run_of(wanted))
+    removed = planned([], [memory])
+    assert (removed.lines, removed.views, removed.actions) == ((), (), ())
+    assert words(planned([wanted], [memory])) == []
+
+
+def test_the_same_run_id_on_another_host_is_a_stray_and_ended_there():
+    wanted = job()
+    run, twin = run_of(wanted), replace(run_of(wanted, host="other"), token="of-a-lost-state")
+    made = planned([wanted], [live_memory(run)], [census(seen(run)), census(seen(twin), host="other")])
+    assert words(made) == ["cancel a StrayAttempt"]
+    assert (made.actions[0].host, made.actions[0].effect.run.token) == ("other", "of-a-lost-state")
+
+
+def test_a_stray_is_ended_where_it_was_seen_whatever_its_claim_calls_the_host():
+    wanted = job()
+    new, old = run_of(wanted, attempt=2), run_of(wanted, attempt=1, host="old-name")
+    made = planned([wanted], [live_memory(new)], [census(seen(new)), census(seen(old), host="other")])
+    assert made.actions[0].effect.run.host == "other"
+
+
+def test_an_unsettled_launch_is_not_sent_again_beside_a_living_older_attempt():
+    wanted = job()
+    old, new = run_of(wanted, attempt=1, host="other"), run_of(wanted, attempt=2)
+    made = planned([wanted], [unsettled_memory(new)], [census(), census(seen(old), host="other")])
+    assert words(made) == ["cancel a StrayAttempt"]
+
+
+def test_a_stray_is_ended_for_a_reason_that_nodes_know():
+    from runtime.contract import REQUESTS
+
+    wanted = job()
+    old, new = run_of(wanted, attempt=1, host="other"), run_of(wanted, attempt=2)
+    made = planned([wanted], [live_memory(new)], [census(seen(new)), census(seen(old), host="other")])
+    assert made.actions[0].effect.cause.value in REQUESTS
+
+
+@pytest.mark.parametrize("alive", [True, False])
+def test_a_state_older_than_the_world_takes_over_the_later_attempt(alive):
+    wanted = job()
+    known, later = run_of(wanted, attempt=1), run_of(wanted, attempt=4, host="other")
+    status = ReportStatus.RUNNING if alive else ReportStatus.COMPLETED
+    made = planned(
+        [wanted],
+        [live_memory(known)],
+        [census(seen(known, alive=False)), census(seen(later, status, alive=alive), host="other")],
+    )
+    assert words(made) == (["adopt a FoundByMark"] if alive else [])
+    assert phase_of(made) == ("Running Running" if alive else "Succeeded Finished")
+
+
+def test_nothing_of_a_selection_reaches_other_jobs():
+    run = run_of(job("b"))
+    made = planned([job("a")], [live_memory(run)], [census(seen(run))], only=frozenset({key("a")}))
+    assert words(made) == ["launch a New"]
+    assert [view.job.name for view in made.views] == ["a"]

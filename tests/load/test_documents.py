@@ -74,7 +74,6 @@ spec:
   deletion: orphan
   priority: 5
   depends_on: [lm/ablations/tokenize, other]
-  ttl: 7d
   grace: 2m
   slurm: {partition: gpu}
 """
@@ -97,7 +96,7 @@ def test_a_manifest_with_every_field_becomes_a_job() -> None:
         ("kubernetes", ("n", "k")),
     ]
     assert spec.depends_on == (JobKey("lm", "ablations", "tokenize"), JobKey("lm", "ablations", "other"))
-    assert (spec.ttl_s, spec.grace_s, spec.overrides) == (604_800, 120.0, {"slurm": {"partition": "gpu"}})
+    assert (spec.ttl_s, spec.grace_s, spec.overrides) == (None, 120.0, {"slurm": {"partition": "gpu"}})
     assert spec.source is not None
     assert spec.source.submodules
     assert spec.python is not None
@@ -420,7 +419,7 @@ def test_which_files_are_manifests(path: str, expected: bool) -> None:
         job(
             spec="command: [run], request: {chip: h100}, source: {repo: ., ref: HEAD}, env: {}, python: null, slurm: {}"
         ),
-        job(spec="stages: [[run]], request: {chip: h100}, depends_on: [b], restart: {failure: 0}, ttl: 1d"),
+        job(spec="stages: [[run]], request: {chip: h100}, depends_on: [b], restart: {failure: 0}"),
         job(metadata=", project: general, labels: {a: b}", spec="command: [run], request: {chip: h100}"),
     ],
 )

@@ -52,7 +52,7 @@ class Site:
         self.git("init", "-q")
         self.git("config", "user.name", "t")
         self.git("config", "user.email", "t@t")
-        self.commit("start")
+        self.commit(f"start {self.root}")  # the first commit is the mark: it must differ from other sites'
 
     def git(self, *arguments: str) -> str:
         command = ["git", "-c", "user.name=t", "-c", "user.email=t@t", "-C", str(self.repo), *arguments]

@@ -201,7 +201,10 @@ HOSTILE = [
 @pytest.mark.parametrize("text", HOSTILE)
 def test_hostile_text_arrives_byte_identical(site: Site, text: str):
     out = site.root / "out"
-    program = "import json,os,sys; json.dump([sys.argv[1], os.environ['X'], json.load(open(os.environ['RECONCILER_CONFIG']))], open(os.environ['OUT'],'w'))"
+    program = (
+        "import json, os, sys; config = json.load(open(os.environ['RECONCILER_CONFIG'])); "
+        "json.dump([sys.argv[1], os.environ['X'], config], open(os.environ['OUT'], 'w'))"
+    )
     site.job("h", ["python3", "-c", program, text], env={"X": text, "OUT": str(out)}, config={"k": text, text: 1})
     site.commit()
     said = site("apply", "--yes", "--wait")
@@ -372,6 +375,26 @@ def test_submit_writes_commits_and_applies(site: Site):
     assert "--again" in again.err
     assert site("submit", "--no-source", "--again", "lm/abl/small", "true").code == 0
     site.until(lambda jobs: jobs["small"]["attempt"] == 2 and jobs["small"]["phase"] == "Succeeded", apply=True)
+
+
+def test_another_repositorys_job_of_the_same_name_is_not_mixed_with_ours_until_it_is_taken_over(site: Site):
+    other = Site(site.root / "other")
+    (other.root / "home").mkdir(parents=True)
+    other.make(local_inventory(site.root))
+    for each in (site, other):
+        each.job("same", ["true"])
+        each.commit()
+    assert site("apply", "--yes", "--wait").code == 0
+    said = other("apply", "--yes")
+    assert said.code == 4
+    assert "another repository" in said.err
+    assert "--take-over" in said.err
+    assert other.status()["same"]["phase"] != "Succeeded"
+    assert other("adopt", "--take-over", "same").code == 0
+    other.job("same", ["true"], generation=2)
+    other.commit()
+    assert other("apply", "--yes", "--wait").code == 0
+    assert other.status()["same"]["attempt"] == 2
 
 
 def test_doctor_and_hosts_speak_of_this_machine(site: Site):

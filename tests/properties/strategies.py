@@ -1,0 +1,340 @@
+"""Worlds for plan(): few jobs and hosts, so that everything meets everything.
+
+A world is made of choices (`Dice`). Hypothesis throws the dice where a failure should shrink; a seeded generator throws them
+twenty times as fast where many worlds should be seen.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import cache, lru_cache
+from typing import Any, TypeVar
+
+from hypothesis import strategies as st
+
+from reconciler.app.wiring import chip_of
+from reconciler.core.cause import Cause
+from reconciler.core.errors import Problem
+from reconciler.core.job import Desired
+from reconciler.core.memory import (
+    Adopted,
+    Deferred,
+    Edited,
+    Ended,
+    Forgotten,
+    Launched,
+    Launching,
+    Line,
+    Memory,
+    Refused,
+    Requested,
+    Stopped,
+    Stopping,
+    Unsettled,
+    fold,
+)
+from reconciler.core.names import JobKey
+from reconciler.core.observation import (
+    Capacity,
+    Census,
+    Gpu,
+    Observation,
+    Presence,
+    Progress,
+    Report,
+    ReportStatus,
+    Sighting,
+)
+from reconciler.core.phase import Phase
+from reconciler.core.plan import World
+from reconciler.core.run import Run
+from reconciler.core.solve import HostView
+from reconciler.load.normal import decode
+from tests.worlds import NOW, OWNER, handle_of, job, key, run_of
+
+T = TypeVar("T")
+
+NAMES = ("a", "b", "c", "d")
+KEYS = tuple(map(key, NAMES))
+HOSTS = ("h1", "h2")
+GPUS = tuple(f"GPU-{n}" for n in range(4))
+SPECS: tuple[dict[str, Any], ...] = (
+    {},
+    {"command": ["false"]},
+    {"generation": 2},
+    {"priority": 5},
+    {"suspend": True},
+    {"on_change": "hold", "command": ["sleep", "1"]},
+    {"deletion": "orphan"},
+    {"request": {"min_chips": 1}},
+    {"request": {"chip": "h100", "min_chips": 2}},
+    {"request": {"chip": "a100-sxm4-80gb", "min_chips": 1}},
+    {"request": {"hosts": ["h2"]}},
+    {"restart": {"failure": 0, "infrastructure": 0, "preemption": 0}},
+    {"depends_on": ["general/default/a"]},
+    {"depends_on": ["general/default/b", "general/default/missing"]},
+)
+TIMES = (0.0, NOW - 5000.0, NOW - 61.0, NOW - 59.0, NOW - 10.0, NOW, NOW + 30.0)
+TEXTS = ("", "words", "two\nlines", "ä '\"$(x)")
+CAUSES = tuple(Cause)
+ENDS = (
+    (Phase.SUCCEEDED, None),
+    (Phase.FAILED, Cause.FAILURE),
+    (Phase.PENDING, Cause.FAILURE),
+    (Phase.LOST, Cause.INFRASTRUCTURE),
+    (Phase.PREEMPTED, Cause.PREEMPTION),
+    (Phase.CANCELLED, Cause.CANCELLED),
+    (Phase.SUSPENDED, Cause.SUSPENDED),
+    (Phase.PENDING, Cause.REPLACED),
+)
+PRODUCTS = ("NVIDIA H100 80GB HBM3", "NVIDIA A100-SXM4-80GB", "Weird")
+
+
+class Dice:
+    """Choices, made by `throw(n)`: a number from 0 to n - 1, the simplest first."""
+
+    def __init__(self, throw: Callable[[int], int]) -> None:
+        self._throw = throw
+
+    def pick(self, *options: T) -> T:
+        return options[self._throw(len(options))]
+
+    def one_of(self, options: Sequence[T]) -> T:
+        return options[self._throw(len(options))]
+
+    def number(self, low: int, high: int) -> int:
+        return low + self._throw(high - low + 1)
+
+    def once_in(self, times: int) -> bool:
+        return self._throw(times) == times - 1
+
+    def some(self, options: Sequence[T], count_max: int) -> tuple[T, ...]:
+        """Different ones, in their order."""
+        wanted = self.number(0, min(count_max, len(options)))
+        start = self._throw(len(options))
+        return tuple(options[(start + n) % len(options)] for n in range(wanted))
+
+
+@lru_cache(maxsize=64)
+def _below(count: int) -> st.SearchStrategy[int]:
+    return st.integers(0, count - 1)
+
+
+def thrown(build: Callable[[Dice], T]) -> st.SearchStrategy[T]:
+    """What `build` makes, as a strategy that shrinks."""
+
+    @st.composite
+    def drawn(draw: st.DrawFn) -> T:
+        return build(Dice(lambda count: draw(_below(count)) if count > 1 else 0))
+
+    return drawn()
+
+
+def seeded(seed: int) -> Dice:
+    rng = random.Random(seed)
+    return Dice(lambda count: int(rng.random() * count))
+
+
+@cache
+def wanted(name: str, number: int) -> Desired:
+    spec = SPECS[number]
+    if key(name) in map(JobKey.parse, spec.get("depends_on", ())):
+        spec = {"depends_on": ["general/default/c"]}
+    return job(name, spec=spec)
+
+
+def make_run(dice: Dice, name: str, *, owner: str = OWNER, host: str | None = None, attempt: int | None = None) -> Run:
+    made = run_of(
+        wanted(name, dice.number(0, len(SPECS) - 1)),
+        attempt=attempt or dice.number(1, 3),
+        host=host or dice.one_of(HOSTS),
+        owner=owner,
+        gpus=dice.some(GPUS, 2),
+    )
+    return replace(
+        made,
+        # A token is one run's on one host.
+        token=f"{made.token}-{made.host}" + dice.pick("", "", "", "-other"),
+        gpus=dice.pick(made.gpus, made.gpus, None),
+        spent=dice.pick({}, {"failure": 2}),
+    )
+
+
+def make_line(dice: Dice, name: str = "a") -> Line:
+    """Any line, about any run of the job."""
+    run = make_run(dice, name)
+    makers: tuple[Callable[[], Line], ...] = (
+        lambda: Launching(run, dice.pick(False, True)),
+        lambda: Launched(run.run_id, handle_of(run), dice.pick(False, True)),
+        lambda: Refused(run.run_id, dice.one_of(TEXTS), dice.one_of(TIMES)),
+        lambda: Deferred(dice.one_of(TEXTS), dice.one_of(TIMES)),
+        lambda: Unsettled(run.run_id, dice.one_of(TEXTS)),
+        lambda: Stopping(run.run_id, dice.one_of(CAUSES), dice.pick(False, True)),
+        lambda: Stopped(run.run_id, dice.one_of(TEXTS)),
+        lambda: Ended(
+            run.run_id,
+            dice.one_of(tuple(Phase)),
+            dice.pick(None, *CAUSES),
+            dice.pick(None, 0, 143),
+            dice.one_of(TEXTS),
+            requeue=dice.pick(False, True),
+            lasted=dice.pick(False, True),
+            not_before=dice.one_of(TIMES),
+        ),
+        lambda: Adopted(run, dice.pick(None, handle_of(run))),
+        lambda: Edited(run.run_id, run),
+        lambda: Requested(dice.pick("cancel", "suspend", "resume"), dice.one_of(TEXTS)),
+        lambda: Forgotten(dice.one_of(TEXTS)),
+    )
+    return dice.one_of(makers)()
+
+
+def make_memory(dice: Dice, name: str) -> Memory:
+    """A memory that a journal can lead to: the fold of one or two lives of a run, cut off anywhere."""
+    memory = Memory(key(name))
+    for _ in range(dice.number(1, 2)):
+        run = make_run(dice, name, attempt=memory.attempt + 1)
+        phase, cause = dice.one_of(ENDS)
+        requeue = cause in (Cause.FAILURE, Cause.INFRASTRUCTURE, Cause.PREEMPTION) and phase is not Phase.FAILED
+        life: list[Line] = [Launching(run, False), Launched(run.run_id, handle_of(run))]
+        if dice.once_in(3):
+            life.append(Stopping(run.run_id, dice.pick(Cause.REPLACED, Cause.DELETED, Cause.SUSPENDED), False))
+        life.append(
+            Ended(run.run_id, phase, cause, 0, "over", requeue=requeue, lasted=True, not_before=dice.one_of(TIMES))
+        )
+        if dice.once_in(10):
+            life = [life[0], Refused(run.run_id, "no room", dice.one_of(TIMES))]
+        for line in life[: dice.number(1, len(life))]:
+            memory = fold(memory, line, dice.one_of(TIMES))
+        if memory.run is not None:
+            break
+    if dice.once_in(5):
+        memory = fold(memory, Requested(dice.pick("cancel", "suspend", "resume"), "by hand"), NOW - 1)
+    if dice.once_in(20):
+        memory = fold(memory, Forgotten("by hand"), NOW - 1)
+    return memory
+
+
+def make_report(dice: Dice) -> Report:
+    return Report(
+        dice.one_of(tuple(ReportStatus)),
+        seq=dice.number(0, 9),
+        cause=dice.pick(None, *CAUSES),
+        exit_code=dice.pick(None, 0, 143),
+        message=dice.one_of(TEXTS),
+        progress=dice.pick(None, Progress(3)),
+    )
+
+
+def make_sighting(dice: Dice, run: Run) -> Sighting:
+    if dice.once_in(6):
+        presence = dice.pick(Presence.ABSENT, Presence.UNKNOWN)
+        return Sighting(run.run_id, presence, error="cannot be read" if presence is Presence.UNKNOWN else "")
+    handle = handle_of(run, boot=dice.pick("boot-1", "boot-2"))
+    return Sighting(
+        run.run_id,
+        Presence.PRESENT,
+        alive=dice.pick(False, True),
+        supervised=dice.pick(True, False),
+        stopping=dice.pick("", "replaced"),
+        handle=dice.pick(handle, handle, handle, None),
+        run=dice.pick(run, run, run, None),
+        report=make_report(dice) if dice.once_in(2) else None,
+        boot_id="boot-1",
+    )
+
+
+def make_gpus(dice: Dice) -> tuple[Gpu, ...] | None:
+    if dice.once_in(5):
+        return None
+    return tuple(
+        Gpu(GPUS[n], n, dice.pick(PRODUCTS[0], *PRODUCTS), 81559, dice.pick(0, 0, 0, 500))
+        for n in range(dice.number(0, len(GPUS)))
+    )
+
+
+def make_census(dice: Dice, host: str, known: Sequence[Run]) -> Census:
+    """Complete, broken off with some of the sightings, or nothing at all; with runs that nobody remembers."""
+    kind = dice.pick("complete", "complete", "complete", "complete", "partial", "nothing")
+    if kind == "nothing":
+        return Census(host, complete=False, error="connection refused")
+    strangers = [
+        make_run(dice, dice.one_of(NAMES), owner=dice.pick(OWNER, OWNER, "somebody else"), host=host)
+        for _ in range(dice.pick(0, 0, 1, 2))
+    ]
+    found = {run.run_id: make_sighting(dice, run) for run in (*strangers, *known) if not dice.once_in(6)}
+    complete = kind == "complete"
+    capacity = Capacity(dice.number(0, 4), make_gpus(dice), dice.pick("", "", "", "driver gone"))
+    return Census(
+        host,
+        complete,
+        found,
+        capacity if complete and not dice.once_in(6) else None,
+        scanned=complete and dice.once_in(2),
+        boot_id="boot-1",
+        error="" if complete else "the answer was broken off",
+    )
+
+
+def _as_launched(memory: Memory) -> Desired | None:
+    """The manifest that the open run was launched from."""
+    found = (wanted(memory.job.name, number) for number in range(len(SPECS)))
+    run = memory.run
+    return next(
+        (item for item in found if run and (item.digest, item.generation) == (run.digest, run.generation)), None
+    )
+
+
+def make_world(dice: Dice) -> World:
+    remembered = {key(name): make_memory(dice, name) for name in NAMES if dice.once_in(2)}
+    described: dict[JobKey, Desired] = {}
+    for name in NAMES:
+        if not dice.once_in(4):
+            described[key(name)] = wanted(name, dice.number(0, len(SPECS) - 1))
+            memory = remembered.get(key(name))
+            same = _as_launched(memory) if memory is not None and dice.once_in(2) else None
+            if same is not None:
+                described[key(name)] = same
+    frozen = {}
+    for job_key in KEYS:
+        if dice.once_in(12):
+            described.pop(job_key, None)
+            frozen[job_key] = Problem(f"{job_key.name}.yaml", 3, "broken")
+    views, seen = [], {}
+    for host in HOSTS:
+        known = [memory.run for memory in remembered.values() if memory.run is not None and memory.run.host == host]
+        if not dice.once_in(10):
+            chips = dice.pick(None, {}, {"h100": 2}, {"h100": 4, "a100-sxm4-80gb": 1})
+            views.append(
+                HostView(host, dice.pick("plain", "plain", "plain", "slurm"), "lab", chips, slots=dice.number(0, 3))
+            )
+        if not dice.once_in(10):
+            seen[host] = make_census(dice, host, known)
+    return World(
+        desired=described,
+        frozen=frozen,
+        complete=not dice.once_in(6),
+        memories=remembered,
+        observation=Observation(seen),
+        hosts=tuple(views),
+        owner=OWNER,
+        now=NOW,
+        decode=_decode,
+        chip_of=chip_of,
+        unscanned=dice.pick((), (), (), (), (), ("h1",)),
+        delete_allowed=dice.pick(None, None, 1),
+        only=dice.pick(None, None, None, None, frozenset(KEYS[:2])),
+    )
+
+
+_DECODED: dict[str, Any] = {}
+
+
+def _decode(normal: Any) -> Any:
+    """decode(), once per document."""
+    text = repr(normal)
+    if text not in _DECODED:
+        _DECODED[text] = decode(normal)
+    return _DECODED[text]

@@ -1,0 +1,525 @@
+"""A simulated world: machines, a repository of manifests, a virtual clock, and the real reconciler on its real store.
+
+Nothing here takes wall time or depends on threads, so a seed replays exactly. The promises of DESIGN section 2 are checked at
+the moment of each effect (`_started`, `_stopped`, Gate) and after each pass (`check`).
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from reconciler.app.converge import Moved, Options, Pass, Reconciler
+from reconciler.app.lanes import Lanes, T
+from reconciler.app.ports import DesiredState, Package, Ports
+from reconciler.app.wiring import chip_of
+from reconciler.backends.fake import FakeBackend, FakeMachine, Fault, Process
+from reconciler.core.errors import LockHeld, Problem, ReconcilerError
+from reconciler.core.job import Desired, JobSpec
+from reconciler.core.memory import Launching, Line, Memory, Stopping, Unsettled, fold
+from reconciler.core.names import JobKey
+from reconciler.core.observation import ReportStatus
+from reconciler.core.phase import Phase
+from reconciler.core.plan import Plan
+from reconciler.core.protocols import Accepted, Declined, Known, Submission
+from reconciler.core.secret import Secret
+from reconciler.core.solve import HostView
+from reconciler.load.normal import decode
+from reconciler.store.sqlite import SqliteStore
+from tests.worlds import OWNER, job, key
+
+PACE_S = 5.0
+RESTART_S = 5.0
+LOCK_TICK_S = 10.0
+SETTLED = frozenset({Phase.SUCCEEDED, Phase.FAILED, Phase.CANCELLED, Phase.SUSPENDED, Phase.HELD, Phase.RUNNING})
+
+
+class Killed(BaseException):
+    """The reconciler's process is gone, here and now."""
+
+
+@dataclass(slots=True)
+class VirtualClock:
+    at: float = 1_000_000.0
+
+    def now(self) -> float:
+        return self.at
+
+    def sleep(self, seconds: float) -> None:
+        self.at += seconds
+
+
+@lru_cache(maxsize=4096)
+def _job(name: str, spec: str) -> Desired:
+    import json
+
+    return job(name, spec=json.loads(spec))
+
+
+def manifest(name: str, **spec: Any) -> Desired:
+    """A manifest, through the real loader; the same one is read once."""
+    import json
+
+    return _job(name, json.dumps(spec, sort_keys=True))
+
+
+def machine_view(machine: FakeMachine, kind: str) -> HostView:
+    return HostView(machine.name, kind, "lab", None if machine.gpus else {}, slots=machine.cpus)
+
+
+class OneByOne(Lanes):
+    """Lanes without threads: every host's work is done, then the results come back. A kill finds some hosts acted upon and
+    nothing settled, which is the worst that threads can do."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__()
+        self._world = world
+
+    def each(
+        self, work: Mapping[str, Callable[[], T]], *, tick: Callable[[], None] | None = None
+    ) -> Iterable[tuple[str, T | ReconcilerError]]:  # type: ignore[override]
+        results: list[tuple[str, T | ReconcilerError]] = []
+        before, self._world.tick = self._world.tick, tick
+        try:
+            for host in self._world.shuffled(work):
+                try:
+                    results.append((host, work[host]()))
+                except ReconcilerError as error:
+                    results.append((host, error))
+        finally:
+            self._world.tick = before
+        yield from results
+
+
+class Gate(FakeBackend):
+    """The way from one incarnation of the reconciler to a machine, with a boundary before and after each effect."""
+
+    def __init__(self, machine: FakeMachine, incarnation: Incarnation) -> None:
+        super().__init__(machine)
+        self._in = incarnation
+
+    def submit(self, submissions: Sequence[Submission]) -> Mapping[str, Accepted | Declined]:
+        for item in submissions:
+            mark = (item.run.run_id, item.run.token)
+            assert mark in self._in.world.intents, f"{mark} was submitted without a durable intent"
+        with self._in.effect(f"submit {self.machine.name}"):
+            return super().submit(submissions)
+
+    def cancel(self, known: Known, *, reason: str, grace_s: float, force: bool = False) -> str:
+        run_id = known.run.run_id
+        assert run_id in self._in.world.stop_intents, f"{run_id} was stopped without a durable intent"
+        with self._in.effect(f"cancel {self.machine.name}"):
+            return super().cancel(known, reason=reason, grace_s=grace_s, force=force)
+
+
+class Journal:
+    """The real store, with a boundary before and after each write; dead once its process was killed."""
+
+    def __init__(self, store: SqliteStore, incarnation: Incarnation) -> None:
+        self._store = store
+        self._in = incarnation
+
+    def __getattr__(self, name: str) -> Any:
+        self._in.alive_or_killed()
+        return getattr(self._store, name)
+
+    def append(self, lines: Iterable[tuple[JobKey, Line]], *, commit: str, why: str = "") -> None:
+        batch = list(lines)
+        if not batch:
+            return
+        world = self._in.world
+        with self._in.effect("append " + ",".join(sorted({type(line).__name__ for _, line in batch}))):
+            self._store.append(batch, commit=commit, why=why)
+            world.recorded(batch)
+
+    def mark_scanned(self, hosts: Iterable[str]) -> None:
+        names = set(hosts) - self._store.scanned()
+        if names:
+            with self._in.effect("mark_scanned"):
+                self._store.mark_scanned(names)
+
+    def unmark_scanned(self, host: str) -> None:
+        with self._in.effect("unmark_scanned"):
+            self._store.unmark_scanned(host)
+
+    def unlock(self) -> None:
+        with self._in.effect("unlock"):
+            self._store.unlock()
+
+
+class Incarnation:
+    """One process of the reconciler, from its start to its end."""
+
+    def __init__(self, world: World, actor: str) -> None:
+        self.world = world
+        self.dead = False
+        self.actor = actor
+        self.store = SqliteStore(world.path, now=world.clock.now, actor=actor)
+        # A kill of the process, not of the machine, is simulated: what SQLite was told stays.
+        self.store._db.execute("PRAGMA synchronous = OFF")
+        self.reconciler = self._reconciler(None)
+
+    def allow(self, count: int) -> None:
+        """The user confirms that so many jobs are removed."""
+        self.reconciler = self._reconciler(count)
+
+    def _reconciler(self, delete_allowed: int | None) -> Reconciler:
+        world = self.world
+        gates = {name: Gate(machine, self) for name, machine in world.machines.items()}
+        ports = Ports(
+            source=world,
+            store=Journal(self.store, self),  # type: ignore[arg-type]
+            clock=world.clock,
+            shipper=world,
+            hosts=world.hosts,
+            backends=gates.__getitem__,
+            secrets=world.secrets,
+            token=world.token,
+            decode=decode,
+            chip_of=chip_of,
+            check=lambda jobs: (),
+            owner=OWNER,
+        )
+        return Reconciler(ports, Options(delete_allowed=delete_allowed), lanes=OneByOne(world))
+
+    def alive_or_killed(self) -> None:
+        if self.dead:
+            raise Killed
+
+    def effect(self, name: str) -> _Boundary:
+        self.alive_or_killed()
+        return _Boundary(self, name)
+
+    def end(self) -> None:
+        self.dead = True
+        self.store.close()
+
+
+class _Boundary:
+    def __init__(self, incarnation: Incarnation, name: str) -> None:
+        self._in, self._name = incarnation, name
+
+    def __enter__(self) -> None:
+        self._in.world.boundary(self._in, f"before {self._name}")
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is None or (isinstance(kind, type) and issubclass(kind, ReconcilerError)):
+            self._in.world.boundary(self._in, f"after {self._name}")
+
+
+class SimWorld:
+    """Everything outside the reconciler. `kill_at` is the number of the boundary at which the process ends."""
+
+    def __init__(
+        self,
+        directory: Path,
+        machines: Iterable[FakeMachine],
+        clock: VirtualClock,
+        *,
+        seed: int = 0,
+        kinds: Mapping[str, str] | None = None,
+    ) -> None:
+        self.path = directory / "state.sqlite"
+        self.clock = clock
+        self.rng = random.Random(seed)
+        self.machines = {machine.name: machine for machine in machines}
+        self.hosts = tuple(
+            machine_view(machine, (kinds or {}).get(machine.name, "plain")) for machine in self.machines.values()
+        )
+        self.manifests: dict[str, Desired] = {}
+        self.broken: set[str] = set()
+        self.complete = True
+        self.boundaries: list[str] = []
+        self.interrupt: dict[int, Callable[[Incarnation], None]] = {}
+        self.tick: Callable[[], None] | None = None
+        self.folded: dict[JobKey, Memory] = {}
+        self.intents: set[tuple[str, str]] = set()
+        self.stop_intents: set[str] = set()
+        self.done_work: set[tuple[JobKey, str, int]] = set()
+        self.foreign: list[Process] = []
+        self.started: list[Process] = []
+        self.passes = 0
+        self.quiet = 0
+        self.last: Pass | None = None
+        self.pace_s = PACE_S
+        self.confirm = True
+        self.takeover_s = RESTART_S
+        self.notes: list[str] = []
+        self._tokens = 0
+        self._actors = 0
+        for machine in self.machines.values():
+            machine.on_start, machine.on_stop, machine.hangs = self._started, self._stopped, self.hang
+        self.now = self.born()
+
+    # --- ports
+
+    def read(self) -> DesiredState:
+        wanted = {item.key: item for name, item in self.manifests.items() if name not in self.broken}
+        frozen = {key(name): Problem(f"{name}.yaml", 3, "broken") for name in self.broken}
+        return DesiredState(wanted, frozen, tuple(frozen.values()), self.complete, "commit", False)
+
+    def prepare(self, spec: JobSpec, pin: str | None) -> Package:
+        return Package(pin, False, None)
+
+    def deliver(self, host: str, package: Package, progress: object, *, send: bool) -> None:
+        return None
+
+    def secrets(self, spec: JobSpec, host: str) -> Mapping[str, Secret]:
+        return {}
+
+    def token(self) -> str:
+        self._tokens += 1
+        return f"token-{self._tokens:05d}"
+
+    # --- the reconciler's process
+
+    def born(self, actor: str | None = None) -> Incarnation:
+        self._actors += 1
+        return Incarnation(self, actor or "reconciler")
+
+    def boundary(self, incarnation: Incarnation, name: str) -> None:
+        incarnation.alive_or_killed()
+        number = len(self.boundaries)
+        self.boundaries.append(name)
+        what = self.interrupt.pop(number, None)
+        if what is not None:
+            self.notes.append(f"{self.clock.at - 1e6:.0f} s: boundary {number}, {name}: {what.__name__}")
+            what(incarnation)
+
+    def kill(self, incarnation: Incarnation) -> None:
+        incarnation.end()
+        raise Killed
+
+    def kill_and_lose_state(self, incarnation: Incarnation) -> None:
+        incarnation.end()
+        for path in self.path.parent.glob(self.path.name + "*"):
+            path.unlink()
+        self.folded.clear()
+        raise Killed
+
+    def restart(self, actor: str | None = None) -> None:
+        if not self.now.dead:
+            self.now.end()
+        self.clock.sleep(self.takeover_s)
+        self.now = self.born(actor)
+        assert dict(self.now.store.memories()) == self.folded, "the reopened store is not the fold of its journal"
+
+    def step(self) -> Pass | None:
+        """One pass of the present incarnation. None when it was killed, or had to look again."""
+        try:
+            return self.one_pass(self.now)
+        except Killed:
+            self.restart()
+            return None
+
+    def one_pass(self, incarnation: Incarnation, between: Callable[[], None] = lambda: None) -> Pass | None:
+        reconciler = incarnation.reconciler
+        try:
+            seen = reconciler.look()
+            if seen.plan.refusal is not None and self.confirm:
+                incarnation.allow(sum(action.destructive for action in seen.plan.actions))
+                return None
+            between()
+            newest = incarnation.store.newest()
+            if seen.plan.refusal is None:
+                reconciler.apply(seen, why="sim")
+                if not seen.plan.effects and not seen.plan.lines:
+                    assert incarnation.store.newest() == newest, "a quiet pass wrote to the journal"
+        except (LockHeld, Moved) as error:
+            self.notes.append(f"{self.clock.at - 1e6:.0f} s: {incarnation.actor}: {error.message}")
+            return None
+        self.passes += 1
+        self.last = seen
+        self.check()
+        return seen
+
+    def shuffled(self, hosts: Iterable[str]) -> list[str]:
+        names = sorted(hosts)
+        self.rng.shuffle(names)
+        return names
+
+    def hang(self) -> None:
+        """A call that is cut takes its whole deadline, during which a waiting pass renews its lock."""
+        for _ in range(6):
+            self.clock.sleep(LOCK_TICK_S)
+            if self.tick is not None:
+                self.tick()
+
+    # --- what must hold
+
+    def recorded(self, batch: Iterable[tuple[JobKey, Line]]) -> None:
+        for job_key, line in batch:
+            self.folded[job_key] = fold(self.folded.get(job_key) or Memory(job_key), line, self.clock.now())
+            match line:
+                case Launching(run=run):
+                    self.intents.add((run.run_id, run.token))
+                case Stopping(run_id=run_id) | Unsettled(run_id=run_id):
+                    self.stop_intents.add(run_id)
+
+    def _started(self, machine: FakeMachine, process: Process) -> None:
+        run = process.run
+        if run.owner != OWNER:
+            return
+        self.started.append(process)
+        assert (run.run_id, run.token) in self.intents, f"{run.run_id} started without a durable intent"
+        work = (run.job, run.digest, run.generation)
+        assert work not in self.done_work, f"{run.run_id} started although that work is done"
+        now = self.clock.now()
+        for other_machine in self.machines.values():
+            for other in other_machine.processes.values():
+                if other is process or not other.alive or other.started_at is None or other.ends_at <= now:
+                    continue
+                assert other.run.job != run.job or other.run.owner != OWNER, (
+                    f"two live attempts: {run.run_id} on {machine.name} beside {other.run.run_id} on {other_machine.name}"
+                )
+                if other_machine is machine and set(run.gpus or ()) & set(other.run.gpus or ()):
+                    raise AssertionError(f"{run.run_id} and {other.run.run_id} use the same accelerator")
+
+    def _stopped(self, machine: FakeMachine, process: Process) -> None:
+        assert process.run.owner == OWNER, f"somebody else's run {process.run.run_id} was stopped"
+
+    def check(self) -> None:
+        for machine in self.machines.values():
+            machine.settle()
+            for process in machine.processes.values():
+                if process.final is not None and process.final.status is ReportStatus.COMPLETED:
+                    run = process.run
+                    self.done_work.add((run.job, run.digest, run.generation))
+        assert dict(self.now.store.memories()) == self.folded, "memory is not the fold of the journal"
+        for process in self.foreign:
+            booted = process.boot_id == f"{process.run.host}-boot-{self.machines[process.run.host].boots}"
+            assert process.alive or not booted, "somebody else's run was touched"
+            assert not process.request, "somebody else's run was asked to stop"
+        for machine in self.machines.values():
+            cpu = [p for p in machine.living() if p.run.owner == OWNER and not p.run.gpus]
+            assert len(cpu) <= machine.cpus, f"{len(cpu)} CPU jobs on the {machine.cpus} slots of {machine.name}"
+
+    # --- what tests ask
+
+    def runs(self, name: str) -> list[Process]:
+        return [process for process in self.started if process.run.job == key(name)]
+
+    def live(self, name: str) -> Process | None:
+        for machine in self.machines.values():
+            machine.settle()
+        return next((process for process in reversed(self.runs(name)) if process.alive), None)
+
+    def ran(self, name: str, seconds: float) -> bool:
+        process = self.live(name)
+        return (
+            process is not None
+            and process.started_at is not None
+            and self.clock.now() - process.started_at >= seconds
+            and self.minds(name)
+        )
+
+    def minds(self, name: str) -> bool:
+        """The reconciler knows that the live run runs: it has seen the answer of its launch."""
+        memory = self.folded.get(key(name))
+        return memory is not None and memory.run is not None and memory.submitted
+
+    def machine_of(self, process: Process) -> FakeMachine:
+        return next(m for m in self.machines.values() if m.processes.get(process.run.run_id) is process)
+
+    def outcome(self) -> dict[str, Any]:
+        """What can be compared between worlds: per job how it stands, and how each started run ended."""
+        assert self.last is not None
+        views = {view.job.name: f"{view.phase} {view.reason}" for view in self.last.plan.views}
+        runs: dict[str, list[str]] = {}
+        for process in self.started:
+            status = process.final.status.value if process.final else ("alive" if process.alive else "lost")
+            runs.setdefault(process.run.job.name, []).append(
+                f"{process.run.digest[:8]}/{process.run.generation} {status}"
+            )
+        return {"views": views, "runs": {name: sorted(found) for name, found in sorted(runs.items())}}
+
+    def at_rest(self, made: Plan) -> bool:
+        """Nothing will change any more by itself."""
+        if made.effects or made.lines or any(view.phase not in SETTLED or view.next_try for view in made.views):
+            return False
+        living = [process for machine in self.machines.values() for process in machine.living()]
+        return all(process.ends_at == math.inf for process in living if process.run.owner == OWNER)
+
+    def until_rest(self, *, limit_s: float) -> None:
+        """Passes until nothing changes any more, then two silent ones: no line, no effect."""
+        end = self.clock.now() + limit_s
+        while True:
+            seen = self.step()
+            if seen is not None and self.at_rest(seen.plan):
+                break
+            views = [] if self.last is None else [f"{v.job.name}: {v.phase} {v.reason}" for v in self.last.plan.views]
+            assert self.clock.now() < end, f"no rest within {limit_s} s: {views}"
+            self.clock.sleep(self.pace_s)
+        newest, calls = self.now.store.newest(), self._effects()
+        for _ in range(2):
+            self.clock.sleep(60.0)
+            self.step()
+        assert (self.now.store.newest(), self._effects()) == (newest, calls), "the world at rest was disturbed"
+
+    def _effects(self) -> int:
+        return sum(verb in ("submit", "cancel") for machine in self.machines.values() for verb in machine.calls)
+
+
+World = SimWorld
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One thing that happens, as soon as `when` holds in the world itself."""
+
+    when: Callable[[SimWorld], bool]
+    do: Callable[[SimWorld], None]
+
+
+def play(world: SimWorld, steps: Iterable[Step], *, limit_s: float = 6 * 3600.0) -> None:
+    """Passes while the steps happen one after another, then to rest."""
+    waiting = list(steps)
+    end = world.clock.now() + limit_s
+    while waiting:
+        while waiting and waiting[0].when(world):
+            waiting.pop(0).do(world)
+        if not waiting:
+            break
+        world.step()
+        assert world.clock.now() < end, f"{len(waiting)} steps did not come true; {world.notes}"
+        world.clock.sleep(world.pace_s)
+    world.until_rest(limit_s=limit_s)
+
+
+def faults(world: SimWorld, share: float) -> None:
+    """From now on this share of calls goes wrong, in every way a call can."""
+
+    def disturb(verb: str, machine: FakeMachine) -> Fault | None:
+        if world.rng.random() >= share:
+            return None
+        machine.late_s = world.rng.uniform(1.0, 55.0)
+        return world.rng.choice(list(Fault))
+
+    for machine in world.machines.values():
+        machine.disturb = disturb
+
+
+def calm(world: SimWorld) -> None:
+    """Faults stop, machines answer, manifests are whole."""
+    for machine in world.machines.values():
+        machine.disturb = lambda verb, machine: None
+        machine.reachable = True
+        machine.unreadable.clear()
+    world.broken.clear()
+    world.complete = True
+
+
+def claim_foreign(world: SimWorld, machine: FakeMachine, name: str) -> None:
+    """Somebody else's run, on the same machine, made by the same program."""
+    from tests.worlds import run_of
+
+    run = replace(run_of(manifest(name), host=machine.name, owner="somebody else"), token="theirs")
+    machine.claim(Submission(run, {}, {}))
+    process = machine.processes[run.run_id]
+    process.ends_at = math.inf
+    world.foreign.append(process)
