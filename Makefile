@@ -14,11 +14,11 @@ test:            ## everything: checks, unit tests, real engines (installed as r
 	@.ci/setup.sh dev
 	@.ci/engines.sh
 	@$(MAKE) --no-print-directory check
-	@$(PY) -m pytest -n 2 --dist loadgroup $(ARGS)
+	@PATH="$(CURDIR)/.venv/bin:$$PATH" $(PY) -m pytest -n 2 --dist loadgroup $(ARGS)
 
 unit:            ## the quick part
 	@.ci/setup.sh dev
-	@$(PY) -m pytest -n 2 -m "not real" $(ARGS)
+	@PATH="$(CURDIR)/.venv/bin:$$PATH" $(PY) -m pytest -n 2 -m "not real" $(ARGS)
 
 check:           ## lint, format, types, layers, the node side's Python, shell
 	@.ci/setup.sh dev

@@ -3,13 +3,13 @@
 # and their tests skip with the same words.
 set -eu
 missing=""
-for pair in sshd:openssh-server ssh:openssh-client rsync:rsync git:git csh:csh tcsh:tcsh fish:fish zsh:zsh; do
+for pair in sshd:openssh-server ssh:openssh-client rsync:rsync git:git csh:csh tcsh:tcsh fish:fish zsh:zsh busybox:busybox mksh:mksh ksh:ksh; do
     PATH="$PATH:/usr/sbin:/sbin" command -v "${pair%%:*}" >/dev/null 2>&1 || missing="$missing ${pair#*:}"
 done
 [ -n "$missing" ] || exit 0
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
     for pause in 2 10 30 0; do
-        # shellcheck disable=SC2086  several packages
+        # shellcheck disable=SC2086
         if { apt-get -q update && DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $missing; } >.engines.log 2>&1
         then rm -f .engines.log; exit 0; fi
         [ "$pause" = 0 ] || sleep "$pause"

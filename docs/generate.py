@@ -1,21 +1,33 @@
-"""Writes docs/manifest.md and docs/inventory.md from the schema files; a test holds them current.
+"""Writes the generated pages; tests/docs holds them current.
+
+manifest.md and inventory.md from the schema files, command-line.md from the command line itself, the phases in
+architecture.md from core/phase.py, status.svg from the table that `status` draws.
 
 python docs/generate.py
 """
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+from rich.terminal_theme import TerminalTheme
+
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 
+from reconciler.cli.live import table  # noqa: E402
+from reconciler.core.actions import View  # noqa: E402
 from reconciler.core.chips import CHIPS  # noqa: E402
 from reconciler.core.fields import FIELDS, effect_of  # noqa: E402
+from reconciler.core.names import JobKey  # noqa: E402
+from reconciler.core.observation import Progress  # noqa: E402
+from reconciler.core.phase import FINAL, TRANSITIONS, Phase  # noqa: E402
 from reconciler.load.schema import schema  # noqa: E402
 
 MANIFEST = """\
@@ -144,7 +156,184 @@ def inventory() -> str:
     return "\n".join(parts) + "\n"
 
 
-PAGES = {"manifest.md": manifest, "inventory.md": inventory}
+COMMAND_LINE = """\
+# Command line
+
+Written by `docs/generate.py` from the program itself: this is what `reconciler VERB --help` prints.
+
+Options of `reconciler` stand before the verb, options of a verb after it. `--json` may stand in both places. A JOB is
+`project/group/name`; a tail that only one job has (`group/name`, `name`) will do. `reconciler --install-completion`
+makes the shell complete verbs and options.
+
+| exit code | meaning |
+| --- | --- |
+| 0 | done, or nothing to do |
+| 1 | error: the message says what to do next |
+| 2 | `plan` only: there is something to do |
+| 3 | refused by the guard against mass deletion; [deleting](deleting.md) |
+| 4 | partial: a manifest is broken, or a job is held, failed or on a host that cannot be asked |
+| 5 | another reconciler holds the lock of this repository's state |
+| 6 | the saved plan is stale |
+| 130 | interrupted; the next `apply` goes on |
+
+`run` exits with the code of the job's own program.
+
+"""
+HELP_WIDTH = 100
+
+
+def command_line() -> str:
+    """Every verb's help text, as wide as a page of text."""
+    import click  # noqa: PLC0415  the other pages need no command line
+    import typer  # noqa: PLC0415
+
+    from reconciler.cli.main import app  # noqa: PLC0415
+
+    group = typer.main.get_command(app)
+    assert isinstance(group, click.Group)
+    context = click.Context(
+        group,
+        info_name="reconciler",
+        terminal_width=HELP_WIDTH,
+        help_option_names=group.context_settings["help_option_names"],
+    )
+    parts = [COMMAND_LINE + f"## reconciler\n\n```text\n{plain(group.get_help(context))}\n```\n"]
+    for name, command in group.commands.items():
+        below = click.Context(command, parent=context, info_name=name, terminal_width=HELP_WIDTH)
+        parts.append(f"\n## {name}\n\n```text\n{plain(command.get_help(below))}\n```\n")
+    return "".join(parts)
+
+
+def plain(text: str) -> str:
+    return "\n".join(line.rstrip() for line in text.strip().splitlines())
+
+
+BEGIN, END = "<!-- phases: written by docs/generate.py -->\n", "<!-- phases: end -->\n"
+
+
+def architecture() -> str:
+    """The page as it is, with the phases drawn anew."""
+    page = (HERE / "architecture.md").read_text(encoding="utf-8")
+    head, _, rest = page.partition(BEGIN)
+    return head + BEGIN + phases() + END + rest.partition(END)[2]
+
+
+def phases() -> str:
+    """A diagram for the eye, without Unknown, and the whole table."""
+    arrows = [
+        f"    {before} --> {after}"
+        for before, following in TRANSITIONS.items()
+        for after in following
+        if Phase.UNKNOWN not in (before, after)
+    ]
+    ends = [f"    {phase} --> [*]" for phase in Phase if phase in FINAL]
+    lines = [
+        f"| {before if index == 0 else ''} | {after} | {why} |"
+        for before, following in TRANSITIONS.items()
+        for index, (after, why) in enumerate(following.items())
+    ]
+    diagram = "\n".join(["stateDiagram-v2", f"    [*] --> {Phase.PENDING}", *arrows, *ends])
+    return f"\n```mermaid\n{diagram}\n```\n\n| from | to | because |\n| --- | --- | --- |\n" + "\n".join(lines) + "\n\n"
+
+
+# A terminal of 136 columns. Only fonts that the reader's machine has: the picture fetches nothing.
+PICTURE_COLUMNS = 136
+THEME = TerminalTheme(
+    (22, 24, 29),
+    (214, 217, 222),
+    [
+        (22, 24, 29),
+        (224, 92, 92),
+        (120, 190, 110),
+        (222, 180, 90),
+        (100, 150, 230),
+        (180, 120, 200),
+        (90, 180, 190),
+        (214, 217, 222),
+    ],
+)
+SVG = """\
+<svg class="rich-terminal" viewBox="0 0 {width} {height}" xmlns="http://www.w3.org/2000/svg">
+<title>reconciler status</title>
+<style>
+.{unique_id}-matrix {{ font-family: ui-monospace, Menlo, "DejaVu Sans Mono", monospace;
+  font-size: {char_height}px; line-height: {line_height}px; }}
+{styles}
+</style>
+<defs>
+<clipPath id="{unique_id}-clip-terminal"><rect x="0" y="0" width="{terminal_width}" height="{terminal_height}" /></clipPath>
+{lines}
+</defs>
+{chrome}
+<g transform="translate({terminal_x}, {terminal_y})" clip-path="url(#{unique_id}-clip-terminal)">
+{backgrounds}
+<g class="{unique_id}-matrix">
+{matrix}
+</g>
+</g>
+</svg>
+"""
+
+
+def view(job: str, phase: Phase, message: str, **more: Any) -> View:
+    return View(JobKey.parse(job), phase, phase.value, message, **more)
+
+
+def picture() -> str:
+    """The table of `reconciler status -w` for a morning with six jobs."""
+    views = (
+        view(
+            "lm/ablations/pretrain",
+            Phase.RUNNING,
+            "running on node1",
+            host="node1",
+            attempt=3,
+            progress=Progress(31200, 50000, {"loss": 2.41}),
+        ),
+        view(
+            "lm/ablations/small",
+            Phase.RUNNING,
+            "running on workstation",
+            host="workstation",
+            attempt=1,
+            progress=Progress(800, 5000, {"loss": 3.97}),
+        ),
+        view(
+            "lm/ablations/wide",
+            Phase.PREEMPTED,
+            "preempted; the next try waits out the back-off",
+            host="node1",
+            attempt=2,
+        ),
+        view("lm/data/tokenize", Phase.SUCCEEDED, "finished", host="local", attempt=1),
+        view("lm/eval/bench", Phase.PENDING, "waits for lm/ablations/pretrain to succeed"),
+        view(
+            "vision/base/resnet",
+            Phase.PENDING,
+            "node1: has 2 h100, 4 asked; workstation: has no h100",
+        ),
+    )
+    console = Console(
+        record=True,
+        width=PICTURE_COLUMNS,
+        file=io.StringIO(),
+        force_terminal=True,
+        color_system="truecolor",
+        legacy_windows=False,
+    )
+    console.print("[bold]$ reconciler status -w[/bold]", highlight=False)
+    console.print(table(views))
+    svg = console.export_svg(title="reconciler", theme=THEME, code_format=SVG, unique_id="status")
+    return "\n".join(line.rstrip() for line in svg.splitlines()) + "\n"
+
+
+PAGES = {
+    "manifest.md": manifest,
+    "inventory.md": inventory,
+    "command-line.md": command_line,
+    "architecture.md": architecture,
+    "status.svg": picture,
+}
 
 if __name__ == "__main__":
     for file, page in PAGES.items():

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from typing import Any, Dict, Iterator, Optional
 
 
-class Fenced(RuntimeError):  # noqa: N818
+class Fenced(RuntimeError):
     """A newer attempt of this job has begun; this one must not write any more."""
 
 

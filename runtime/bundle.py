@@ -16,9 +16,10 @@ if TYPE_CHECKING:
 MAIN = b"""import os
 import sys
 
+here = os.path.dirname(os.path.abspath(__file__))
 if sys.version_info < (3, 8):
-    here = os.path.dirname(os.path.abspath(__file__))
     os.execv("/bin/sh", ["sh", os.path.join(here, "bootstrap.sh")] + sys.argv[1:])
+sys.path.insert(0, here)
 
 from runtime.__main__ import close_inherited, main
 

@@ -19,15 +19,15 @@ if TYPE_CHECKING:
     Say = Callable[[Dict[str, Any]], None]
 
 KILL_WAIT_S = 30.0  # how long the helper repeats KILL; what outlives that is stuck in the kernel
-POLL_S = 0.05
+POLL_S, POLL_S_MAX = 0.05, 1.0
 
 
 def cancel(document: Dict[str, Any], say: Say) -> Dict[str, Any]:
     """Answer one line per run without waiting for its end."""
-    node = Node()
+    node, orphans = Node(), []  # type: Node, List[Orphan]
     for wanted in document["runs"]:
         try:
-            result, reason = ask(wanted, node)
+            result, reason = ask(wanted, node, orphans)
         except Refused as refused:
             result, reason = "refused", "%s: %s" % (refused.reason, refused.message)
         except OSError as error:
@@ -35,11 +35,27 @@ def cancel(document: Dict[str, Any], say: Say) -> Dict[str, Any]:
         except ValueError as error:
             result, reason = "refused", str(error)
         say({"run_id": wanted["run_id"], "result": result, "reason": reason})
+    _end_unsupervised(orphans, node)
     return {}
 
 
-def ask(wanted: Dict[str, Any], node: Node) -> Tuple[str, str]:
-    """Ask one run to end. Raises Refused, OSError or ValueError with nothing done."""
+class Orphan:
+    """A run whose processes live without their supervisor, and when they are to be killed."""
+
+    __slots__ = ("kill_at", "made", "started", "wanted")
+
+    def __init__(self, wanted: Dict[str, Any], made: Dict[str, Any], started: Dict[str, Any]) -> None:
+        self.wanted = wanted
+        self.made = made
+        self.started = started
+        self.kill_at = time.monotonic() + (0.0 if wanted.get("force") else float(wanted["grace_s"]))
+
+
+def ask(wanted: Dict[str, Any], node: Node, orphans: List[Orphan]) -> Tuple[str, str]:
+    """Ask one run to end; what must be watched after that is added to `orphans`.
+
+    Raises Refused, OSError or ValueError with nothing done.
+    """
     status_dir = wanted["status_dir"]
     if wanted["reason"] not in contract.REQUESTS:
         raise Refused(
@@ -76,7 +92,7 @@ def ask(wanted: Dict[str, Any], node: Node) -> Tuple[str, str]:
     if not wanted.get("force"):
         process.send(members, signal.SIGTERM)
         process.send(members, signal.SIGCONT)
-    _helper(wanted, made, started)
+    orphans.append(Orphan(wanted, made, started))
     return "signalled", "its supervisor is gone; its processes were told, and are killed after the grace"
 
 
@@ -109,9 +125,9 @@ def _write_request(status_dir: str, wanted: Dict[str, Any]) -> None:
     status.replace_json(os.path.join(status_dir, contract.REQUEST), request)
 
 
-def _helper(wanted: Dict[str, Any], made: Dict[str, Any], started: Dict[str, Any]) -> None:
-    """A detached process that kills after the grace and, the supervisor being gone, writes the final record."""
-    if os.fork():
+def _end_unsupervised(orphans: List[Orphan], node: Node) -> None:
+    """One detached process for all: kills after each grace and, the supervisors being gone, writes their records."""
+    if not orphans or os.fork():
         return
     try:
         signals.block()
@@ -120,20 +136,28 @@ def _helper(wanted: Dict[str, Any], made: Dict[str, Any], started: Dict[str, Any
         null = os.open(os.devnull, os.O_RDWR)
         for descriptor in (0, 1, 2):
             os.dup2(null, descriptor)
-        kill_at = time.monotonic() + (0.0 if wanted.get("force") else float(wanted["grace_s"]))
-        while True:
-            members = [one.pid for one in _members(started, made, Node())]
-            if not members:
-                _finish(made["status_dir"], wanted, "Its supervisor was gone; it was stopped as requested.")
-                break
-            now = time.monotonic()
-            if now >= kill_at:
-                process.send(members, signal.SIGKILL)
-            if now >= kill_at + KILL_WAIT_S:
-                break
-            time.sleep(POLL_S)
+        pause_s = POLL_S
+        while orphans:
+            node.forget()
+            orphans = [one for one in orphans if not _ended(one, node)]
+            time.sleep(pause_s)
+            pause_s = min(pause_s * 1.2, POLL_S_MAX)
     finally:
         os._exit(0)
+
+
+def _ended(orphan: Orphan, node: Node) -> bool:
+    members = [one.pid for one in _members(orphan.started, orphan.made, node)]
+    if not members:
+        try:
+            _finish(orphan.made["status_dir"], orphan.wanted, "Its supervisor was gone; it was stopped as requested.")
+        except (OSError, ValueError):
+            pass  # the directory is gone or cannot be written: the observer sees a run without processes
+        return True
+    now = time.monotonic()
+    if now >= orphan.kill_at:
+        process.send(members, signal.SIGKILL)
+    return now >= orphan.kill_at + KILL_WAIT_S
 
 
 def _finish(status_dir: str, wanted: Dict[str, Any], message: str) -> None:

@@ -39,7 +39,7 @@ class Claimed:
         self.log = log
 
 
-class Already(Exception):  # noqa: N818 - an answer, not a mishap
+class Already(Exception):
     """This very run was claimed before, with the same token."""
 
     def __init__(self, started: Optional[Started]) -> None:
@@ -56,6 +56,7 @@ def take(run: Run, node: Node, launcher: Dict[str, Any]) -> Claimed:
     except OSError as error:
         raise Refused("unwritable", "%s cannot be written: %s" % (job_dir, error.strerror)) from None
     try:
+        _refuse_foreign(run, job_dir)
         _refuse_known(run)
         _refuse_fenced(run, job_dir)
         if exclusive:
@@ -74,13 +75,22 @@ def take(run: Run, node: Node, launcher: Dict[str, Any]) -> Claimed:
 def undo(run: Run) -> bool:
     """Take back a claim whose maker ended before `started`. False when the run has started after all.
 
-    The fence stays: it names this very claim, which may be made again.
+    One rename away, which needs no space on the disk: a supervisor that has not won `started` by then finds no
+    directory to win it in. The fence stays: it names this very claim, which may be made again.
     """
-    if os.path.isdir(run["status_dir"]):
-        if not abandon(run["status_dir"], run["run_id"]):
-            return False
-        files.remove_tree(run["status_dir"])
-    drop_live(run["status_root"], run["run_id"])
+    job_dir, run_id = os.path.split(run["status_dir"])
+    aside = os.path.join(job_dir, ".%s.undone.%d" % (run_id[-80:], os.getpid()))
+    if os.path.exists(os.path.join(run["status_dir"], contract.STARTED)):
+        return False
+    try:
+        os.rename(run["status_dir"], aside)
+    except FileNotFoundError:
+        pass
+    if os.path.exists(os.path.join(aside, contract.STARTED)):
+        os.rename(aside, run["status_dir"])
+        return False
+    files.remove_tree(aside)
+    drop_live(run["status_root"], run_id)
     return True
 
 
@@ -162,6 +172,14 @@ def _refuse_known(run: Run) -> None:
         raise Refused("claimed", "%s is claimed with another token, by %s" % (run["run_id"], claim.get("host")))
     started = read_started(run["status_dir"])
     raise Already(started if started and "pid" in started else None)  # type: ignore[arg-type]
+
+
+def _refuse_foreign(run: Run, job_dir: str) -> None:
+    """A job of this name that somebody else started here has its own checkpoints: ours must not mix with them."""
+    fence = read_fence(job_dir)
+    owner = fence.get("owner")
+    if owner and run["owners"] and owner not in run["owners"]:
+        raise Refused("owned", "its newest attempt here, %s, carries the mark %s" % (fence.get("run_id"), owner))
 
 
 def _refuse_fenced(run: Run, job_dir: str) -> None:
@@ -267,7 +285,8 @@ def _raise_fence(job_dir: str, aside: str, claim: Dict[str, Any]) -> None:
         os.link(os.path.join(aside, contract.CLAIM), new)
         os.rename(new, fence)
     except OSError:  # no hard links here
-        status.replace_json(fence, {name: claim[name] for name in ("attempt", "token", "run_id")})
+        kept = ("attempt", "token", "run_id", "owner")
+        status.replace_json(fence, {name: claim[name] for name in kept if name in claim})
 
 
 def _list_live(run: Run) -> None:

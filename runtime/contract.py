@@ -83,6 +83,7 @@ if TYPE_CHECKING:
         limit_s: Optional[float]
         source: Dict[str, Any]
         claim: Dict[str, Any]
+        owners: List[str]
 
     class Started(TypedDict):
         """The supervisor's identity. `abandoned_by` stands alone in its place when a later attempt came first."""
@@ -98,7 +99,7 @@ if TYPE_CHECKING:
         status_dir: str
 
 
-class Refused(Exception):  # noqa: N818 - an answer, not a mishap
+class Refused(Exception):
     """A verb's answer to one run: nothing was done, and why."""
 
     def __init__(self, reason: str, message: str, missing: Optional[str] = None) -> None:

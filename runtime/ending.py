@@ -103,4 +103,4 @@ def full_disk(paths: Iterable[str]) -> Optional[str]:
 
 
 def _with(output: str) -> str:
-    return " The last lines of its output:\n" + output if output else ""
+    return "\nThe last lines of its output:\n" + output if output else ""

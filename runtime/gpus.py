@@ -35,7 +35,7 @@ def combine(gpus: str, apps: str) -> List[Dict[str, Any]]:
     """
     found: List[Dict[str, Any]] = []
     for fields in _rows(gpus, 5):
-        found.append(  # noqa: PERF401 - a screen of names reads better in a loop
+        found.append(
             {
                 "index": int(fields[0]),
                 "uuid": fields[1],

@@ -19,13 +19,14 @@ from runtime.supervise import Supervisor, supervise
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, Dict, Optional
+    from typing import Any, Callable, Dict, List, Optional
 
     from runtime.claim import Claimed
     from runtime.contract import Run
 
     Say = Callable[[Dict[str, Any]], None]
 
+CLAIMS_MAX = 16  # claimed before the first of them is forked, see Batch.launch
 STARTING_MAX = 16  # supervisors on their way to `started` at once: more would only wait for each other's processor time
 MESSAGE_CHARS_MAX = (
     250  # a report stays below PIPE_BUF (4096) even where each character takes twelve: reports do not mix
@@ -43,12 +44,17 @@ class Batch:
         self._launcher = {"pid": pid, "start": process.start_of(pid)}
         self._subreaper = process.subreaper()
         self._trees: Dict[str, Optional[str]] = {}
+        self._claimed: List[Claimed] = []
         self._starting: Dict[int, Run] = {}
         self._reader, self._writer = os.pipe()
         self._partial = b""
 
     def launch(self, given: Any) -> None:
-        """Claim one run and fork its supervisor; the answer is given now when there is nothing to start."""
+        """Claim one run; the answer is given now when there is nothing to start.
+
+        Supervisors are forked some at a time: each fork makes every page of this process read-only once more, so a
+        claim made after it stumbles over two hundred of them, and one made before it over none.
+        """
         run_id = given.get("run_id") if isinstance(given, dict) else None
         try:
             run = check_run(given, doubtful=self._doubtful)
@@ -61,22 +67,33 @@ class Batch:
             handle = {**already.started, **_mark(run)} if already.started else None
             self._say(_answer(run_id, "already", "claimed", "it was claimed before with this token", handle=handle))
             return
-        try:
-            pid = os.fork()
-        except OSError as error:
-            os.close(claimed.log)
-            claim.undo(run)
-            self._say(_answer(run_id, "refused", "other", "no process could be made: %s" % error.strerror))
-            return
-        if pid == 0:
-            self._become_supervisor(claimed)
-        os.close(claimed.log)
-        self._starting[pid] = run
-        while len(self._starting) >= STARTING_MAX:
-            self._collect()
+        self._claimed.append(claimed)
+        if len(self._claimed) >= CLAIMS_MAX:
+            self._fork_claimed()
+
+    def _fork_claimed(self) -> None:
+        claimed, self._claimed = self._claimed, []
+        for number, one in enumerate(claimed):
+            while len(self._starting) >= STARTING_MAX:
+                self._collect()
+            try:
+                pid = os.fork()
+            except OSError as error:
+                os.close(one.log)
+                claim.undo(one.run)
+                said = "no process could be made: %s" % error.strerror
+                self._say(_answer(one.run["run_id"], "refused", "other", said))
+                continue
+            if pid == 0:
+                for other in claimed[number + 1 :]:
+                    os.close(other.log)
+                self._become_supervisor(one)
+            os.close(one.log)
+            self._starting[pid] = one.run
 
     def finish(self) -> None:
-        """Wait until every fork has reported, or ended without."""
+        """Fork what is left, and wait until every fork has reported, or ended without."""
+        self._fork_claimed()
         os.close(self._writer)
         while self._starting and self._collect():
             pass

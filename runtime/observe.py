@@ -27,10 +27,18 @@ def observe(document: Dict[str, Any], say: Say) -> Dict[str, Any]:
             roots[root] = "%s: %s" % (error.filename or root, error.strerror)
         except ValueError as error:
             roots[root] = str(error)
+    settled = set()
     for known in document.get("known", []):
         todo[known["status_dir"]] = known["run_id"]
+        if known.get("settled"):
+            settled.add(known["status_dir"])
+    gone = [root + "/" for root in roots if not os.path.isdir(root)]
     for status_dir, run_id in todo.items():
-        say({"sighting": sight(run_id, status_dir, node)})
+        sighting = sight(run_id, status_dir, node)
+        if status_dir in settled and sighting["state"] == "absent" and status_dir.startswith(tuple(gone)):
+            # The run was there once, so its root was: a file system that is not mounted proves nothing.
+            sighting["error"] = "its status root does not exist any more: is a file system not mounted?"
+        say({"sighting": sighting})
     closing: Dict[str, Any] = {
         "boot_id": node.boot_id,
         "hostname": node.hostname,
@@ -69,7 +77,7 @@ def sight(run_id: str, status_dir: str, node: Node) -> Dict[str, Any]:
         if os.path.isdir(status_dir):
             sighting["error"] = "%s is not a run's directory: it has no claim" % status_dir
         else:  # none, or removed while we looked
-            sighting["alive"] = bool(_strays(run_id, node))
+            sighting["alive"] = bool(_strays(status_dir, node))
             sighting["state"] = "present" if sighting["alive"] else "absent"
     except OSError as error:
         sighting["error"] = "%s: %s" % (error.filename or status_dir, error.strerror)
@@ -199,11 +207,11 @@ def _optional(path: str) -> Optional[Dict[str, Any]]:
         return None  # progress is written by the job's own code: nonsense there proves nothing about the run
 
 
-def _strays(run_id: str, node: Node) -> List[int]:
+def _strays(status_dir: str, node: Node) -> List[int]:
     """Processes that carry the mark of a run whose directory is gone."""
     from runtime import process  # noqa: PLC0415
 
-    needle = b"\0RECONCILER_RUN_ID=" + run_id.encode() + b"\0"
+    needle = b"\0RECONCILER_STATUS_DIR=" + status_dir.encode() + b"\0"
     return [pid for pid in node.table() if needle in b"\0" + process.environment_of(pid) + b"\0"]
 
 

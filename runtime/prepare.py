@@ -46,7 +46,7 @@ while data:
 """
 
 
-class SetUpFailed(Exception):  # noqa: N818 - it happens to the run, not to us
+class SetUpFailed(Exception):
     """`step` is what was being done, `code` the exit code where a program did it."""
 
     def __init__(self, step: str, message: str, code: Optional[int] = None) -> None:
@@ -286,4 +286,4 @@ def _uv_sync(run: Run, environ: Environ, cwd: str, supervisor: Supervisor) -> En
 def _failed(step: str, code: int, run: Run) -> SetUpFailed:
     how = "killed by signal %d" % -code if code < 0 else "exit code %d" % code
     output = tail(os.path.join(run["status_dir"], "output.log"))
-    return SetUpFailed(step, how + (". The last lines of its output:\n" + output if output else ""), abs(code))
+    return SetUpFailed(step, how + (".\nThe last lines of its output:\n" + output if output else ""), abs(code))

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 
@@ -21,9 +22,7 @@ class Process:
 
     __slots__ = ("gone", "pgid", "pid", "ppid", "sid", "start", "stopped")
 
-    def __init__(  # noqa: PLR0917 - the columns of the table
-        self, pid: int, ppid: int, pgid: int, sid: int, state: str, threads: int, start: str
-    ) -> None:
+    def __init__(self, pid: int, ppid: int, pgid: int, sid: int, state: str, threads: int, start: str) -> None:
         self.pid = pid
         self.ppid = ppid
         self.pgid = pgid
@@ -78,9 +77,12 @@ def is_alive(identity: Any, boot: str) -> bool:
 
 
 def table() -> Dict[int, Process]:
-    """All processes, by pid, zombies left out."""
+    """All processes, by pid, zombies left out. Raises OSError when they cannot be listed."""
     if not HAVE_PROC:
-        return {pid: process for pid, process in _ps(["-A"]).items() if not process.gone}
+        rows = _ps(["-A"])
+        if not rows:
+            raise OSError(errno.EIO, "ps lists no process")  # never taken for a machine without any
+        return {pid: process for pid, process in rows.items() if not process.gone}
     processes = {}
     for name in os.listdir("/proc"):
         if name.isdigit():
@@ -137,8 +139,17 @@ def descendants(root: int, processes: Dict[int, Process]) -> List[Process]:
 
 def marked(token: str, processes: Iterable[Process]) -> Set[int]:
     """Pids of those whose environment carries RECONCILER_TOKEN=`token`: the mark of our run, whatever their session."""
-    needle = b"\0RECONCILER_TOKEN=" + token.encode() + b"\0"
-    return {process.pid for process in processes if needle in b"\0" + environment_of(process.pid) + b"\0"}
+    return {pid for pid, mark in marks(processes).items() if mark == token.encode()}
+
+
+def marks(processes: Iterable[Process]) -> Dict[int, bytes]:
+    """Pid -> RECONCILER_TOKEN of those that carry one and let us read it."""
+    found = {}
+    for process in processes:
+        _, name, rest = (b"\0" + environment_of(process.pid)).partition(b"\0RECONCILER_TOKEN=")
+        if name:
+            found[process.pid] = rest.partition(b"\0")[0]
+    return found
 
 
 def environment_of(pid: int) -> bytes:

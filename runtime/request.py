@@ -46,6 +46,7 @@ FIELDS: Dict[str, Any] = {
     "limit_s": ((int, float, type(None)), None),
     "source": (dict, {"commit": None, "dirty": False}),
     "claim": (dict, {}),
+    "owners": (list, []),
 }
 PATHS = ("status_root", "status_dir", "work_dir", "checkpoint_dir", "results_dir")
 HEARTBEAT_S_MIN = 0.05

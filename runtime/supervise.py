@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -26,7 +27,7 @@ LEFTOVER_GRACE_S = 10.0  # for what a finished program left behind
 SLOW_S = 3600.0
 
 
-class Stopped(Exception):  # noqa: N818 - asked for, not a mishap
+class Stopped(Exception):
     """The run was asked to stop; `Supervisor.stop` says by whom."""
 
 
@@ -90,6 +91,8 @@ class Supervisor:
 
     def _run_stages(self, prepared: Prepared, kills_before: Optional[int]) -> Ending:
         self.record.fields["status"] = contract.RUNNING
+        # After a set-up that was reported, the record says so until the next beat: let that be soon.
+        self._beat_at = min(self._beat_at, time.monotonic() + SETTLE_S)
         for number, argv in enumerate(prepared.stages, 1):
             self.record.fields["phase_detail"] = (
                 "stage %d of %d" % (number, len(prepared.stages)) if len(prepared.stages) > 1 else ""
@@ -223,9 +226,10 @@ class Supervisor:
     def _beat(self) -> None:
         self._beat_at = time.monotonic() + self.run["heartbeat_s"]
         self.record.beat()
-        if not self._kept_space:
+        if not self._kept_space:  # the first beat: this is not one of the runs that end at once
             self._kept_space = True
             self.record.keep_space()
+            gc.enable()
 
     # -- stopping --------------------
 
@@ -247,8 +251,7 @@ class Supervisor:
         assert self.stop is not None
         self.stop.killed = True
         if self._child:
-            signal_group(self._child, signal.SIGKILL)
-        process.send((one.pid for one in self.others()), signal.SIGKILL)
+            signal_group(self._child, signal.SIGKILL)  # the rest is ended once it is gone
 
     def _grace_s(self) -> float:
         asked = self._request().get("grace_s")

@@ -53,6 +53,7 @@ class _Ready:
     package: Package
     secrets: Mapping[str, Secret]
     chip: str | None
+    heir_of: str
     again: bool = False
 
 
@@ -159,10 +160,10 @@ def _prepare(
         secrets = ports.secrets(spec, host)
     except ReconcilerError as error:
         return error
-    if start.again is not None:
-        return _Ready(action, start.again, spec, package, secrets, spec.request.chip, again=True)
-    assert start.placement is not None
     memory = memories.get(action.job) or Memory(action.job)
+    if start.again is not None:
+        return _Ready(action, start.again, spec, package, secrets, spec.request.chip, memory.heir_of, again=True)
+    assert start.placement is not None
     same = memory.pin_for == (wanted.digest, wanted.generation)
     run = Run(
         job=action.job,
@@ -180,7 +181,7 @@ def _prepare(
         spent={cause.value: count for cause, count in memory.spent.items()} if same else {},
         normal=wanted.normal,
     )
-    return _Ready(replace(action, run_id=run.run_id), run, spec, package, secrets, start.placement.chip)
+    return _Ready(replace(action, run_id=run.run_id), run, spec, package, secrets, start.placement.chip, memory.heir_of)
 
 
 _Result = Accepted | Declined | ReconcilerError
@@ -225,7 +226,9 @@ def _start_all(
     for ready in starts:
         try:
             tree = ports.shipper.deliver(host, ready.package, progress, send=send)
-            submissions.append(backend.render(ready.run, Facts(ready.spec, tree, ready.secrets, ready.chip)))
+            submissions.append(
+                backend.render(ready.run, Facts(ready.spec, tree, ready.secrets, ready.chip, ready.heir_of))
+            )
         except ReconcilerError as error:
             results[ready.run.run_id] = Declined(_UNDELIVERED, error.message)
     for first in range(0, len(submissions), backend.capabilities.batch_max):
@@ -267,7 +270,8 @@ def _settle(
         match result:
             case Accepted(handle, repeated):
                 lines.append((run.job, Launched(run.run_id, handle)))
-                items.append(Done(ready.action, True, "was already there" if repeated else "started"))
+                parts = ("was already there" if repeated else "started", *ready.package.notes)
+                items.append(Done(ready.action, True, "; ".join(parts)))
             case Declined(reason, message) if reason != _UNDELIVERED or not ready.again:
                 if reason in ("fenced", "claimed", "alive"):
                     # The host knows an attempt that we do not: look at everything there before trying again.

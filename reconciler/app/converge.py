@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from reconciler.app.act import Done, act
 from reconciler.app.lanes import Lanes
 from reconciler.app.ports import DesiredState, Ports, Progress
+from reconciler.core.actions import Verb
 from reconciler.core.decide import rest
 from reconciler.core.errors import ReconcilerError, Retry
 from reconciler.core.job import Desired
@@ -50,6 +51,7 @@ class Pass:
         return bool(
             self.state.problems
             or not self.state.complete
+            or any(action.verb is Verb.HOLD for action in self.plan.actions)
             or any(view.frozen or view.phase in _STUCK for view in self.plan.views)
         )
 
@@ -188,15 +190,15 @@ class Reconciler:
         looks = {view.name: Look(probe=True) for view in self._ports.hosts if view.kind in ("local", "plain")}
         return self._observe(looks, None)
 
-    def find_runs(self, job: JobKey) -> Found:
-        """Look everywhere for runs of a job that carry our mark, newest living first."""
+    def find_runs(self, job: JobKey, *, any_owner: bool = False) -> Found:
+        """Look everywhere for runs of a job that carry our mark (or anybody's), newest living first."""
         looks = {view.name: Look(scan=True) for view in self._ports.hosts if view.kind in ("local", "plain")}
         censuses = self._observe(looks, None)
         runs = [
             seen
             for census in censuses.values()
             for seen in census.sightings.values()
-            if seen.run is not None and seen.run.job == job and seen.run.owner == self._ports.owner
+            if seen.run is not None and seen.run.job == job and (any_owner or seen.run.owner == self._ports.owner)
         ]
         runs.sort(key=lambda seen: (seen.alive, seen.run.attempt if seen.run else 0), reverse=True)
         unseen = {host: census.error for host, census in censuses.items() if not census.complete}

@@ -37,8 +37,8 @@ class Lanes:
     ) -> Iterator[tuple[str, T | ReconcilerError]]:
         """Run one piece of work per host; yield (host, result or error) as they finish.
 
-        `tick` is called in the caller's thread every TICK_S seconds while waiting; what it raises ends the iteration, and the
-        work under way is left to its own deadlines.
+        `tick` is called in the caller's thread at least every TICK_S seconds while some work is under way; what it raises ends
+        the iteration, and that work is left to its own deadlines.
         """
         if not work:
             return
@@ -47,7 +47,7 @@ class Lanes:
         }
         while pending:
             done, _ = wait(pending, timeout=TICK_S, return_when=FIRST_COMPLETED)
-            if tick is not None and not done:
+            if tick is not None and pending.keys() - done:
                 tick()
             for future in done:
                 yield pending.pop(future), future.result()

@@ -80,8 +80,11 @@ def find_place(settings: Settings) -> Place:
         raise SourceError(
             f"{settings.directory} is not a directory", hint="Name the repository of manifests with -C DIR."
         )
-    status, out, _ = git.ask(root, "rev-parse", "--absolute-git-dir")
+    status, out, said = git.ask(root, "rev-parse", "--absolute-git-dir")
     git_dir = Path(out.decode(errors="surrogateescape").strip()) if status == 0 else None
+    if git_dir is None and any((above / ".git").exists() for above in (root, *root.parents)):
+        # A repository that git cannot read is not a plain directory: taken for one, its files would be another source.
+        raise SourceError(f"{root} lies in a git repository that git cannot read: {said}")
     has_folder = (root / MANIFESTS).is_dir()
     if not has_folder and git_dir is not None:
         # The folder may exist in the commit and not on disk (sparse checkout, bare repository).
@@ -156,13 +159,15 @@ def chip_of(gpu: Gpu) -> str | None:
 def secrets_of(inventory: Inventory, root: Path) -> Callable[[JobSpec, str], Mapping[str, Secret]]:
     """Resolves a job's secrets, and those of its host's cluster, at launch. Raises SecretError."""
     resolver = Resolver(base=root, home=Path.home(), environ=os.environ)
+    beside = Path(inventory.file).resolve().parent if inventory.file else root
+    of_inventory = Resolver(base=beside, home=Path.home(), environ=os.environ)
 
     def resolve(spec: JobSpec, host: str) -> Mapping[str, Secret]:
         found = {name: resolver.resolve(name, ref) for name, ref in spec.secrets.items()}
         if host in inventory.hosts:
             for name, credential in inventory.cluster_of(host).secrets.items():
                 if name not in found and name not in spec.env:
-                    found[name] = resolver.resolve(name, credential)
+                    found[name] = of_inventory.resolve(name, credential)
         return found
 
     return resolve

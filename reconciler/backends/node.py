@@ -105,7 +105,7 @@ class NodeBackend:
             )
         python: Json = None
         if spec.python is not None or settings.uv_groups:
-            groups = spec.python.groups if spec.python and spec.python.groups else settings.uv_groups
+            groups = dict.fromkeys((*settings.uv_groups, *(spec.python.groups if spec.python else ())))
             python = {"groups": list(groups), "version": spec.python.version if spec.python else None}
         job = run.job
         body: dict[str, Json] = {
@@ -137,7 +137,8 @@ class NodeBackend:
             "keep_work": False,
             "limit_s": spec.request.time_s,
             "source": {"commit": run.commit, "dirty": run.dirty},
-            "claim": {"run": run.to_json(), "host": run.host},
+            "owners": [run.owner, *([facts.heir_of] if facts.heir_of else [])],
+            "claim": {"owner": run.owner, "run": run.to_json(), "host": run.host},
         }
         return Submission(run, body, facts.secrets)
 
@@ -162,7 +163,14 @@ class NodeBackend:
     def observe(self, look: Look) -> Census:
         """Every run that may be alive, every known run, and with `scan` every run ever claimed: one command."""
         paths = self._settings.paths
-        known = [{"run_id": item.run.run_id, "status_dir": paths.status_dir(item.run)} for item in look.known]
+        known = [
+            {
+                "run_id": item.run.run_id,
+                "status_dir": paths.status_dir(item.run),
+                "settled": item.handle is not None,
+            }
+            for item in look.known
+        ]
         document = {
             "version": 1,
             "status_roots": [paths.status],
@@ -274,6 +282,8 @@ def _result(run_id: str, token: str, line: Mapping[str, Any], host: str) -> Acce
         return Accepted(handle, repeated=result == "already")
     reason = str(line.get("reason") or "other")
     sentence = {
+        "owned": f"a job of this name that another repository of manifests started lies on {host}. Rename the job, use another "
+        f"cluster root, or, if it is yours from before, go on after it with `reconciler adopt --take-over`",
         "claimed": f"{run_id} is claimed on {host} by somebody else",
         "fenced": f"a newer attempt of this job has claimed {host}",
         "alive": f"an older attempt of this job is still alive on {host}",

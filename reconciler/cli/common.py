@@ -44,8 +44,6 @@ class Globals:
 GLOBALS = Globals()
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
-JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="project/group/name; the start may be left out.")]
-Jobs = Annotated[list[str] | None, typer.Argument(metavar="[JOB]...", help="Only these jobs (all when none is named).")]
 AssumeEmpty = Annotated[
     list[str] | None,
     typer.Option(
@@ -57,6 +55,29 @@ ConfirmDelete = Annotated[
     typer.Option(
         "--confirm-delete", metavar="N", help="Yes, remove N live jobs (the message of a refused pass names N)."
     ),
+]
+
+
+def complete_job(incomplete: str) -> list[str]:
+    """Shell completion of job names. Silent about every error: a completion has nowhere to say it."""
+    from reconciler.core.errors import ReconcilerError
+
+    try:
+        with session() as reconciler:
+            keys = known_jobs(reconciler)
+            names = [str(key) for key in keys] + [key.name for key in keys]
+            return sorted(name for name in set(names) if name.startswith(incomplete))
+    except (ReconcilerError, OSError):
+        return []
+
+
+JobArgument = Annotated[
+    str,
+    typer.Argument(metavar="JOB", help="project/group/name; the start may be left out.", autocompletion=complete_job),
+]
+Jobs = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[JOB]...", help="Only these jobs (all when none is named).", autocompletion=complete_job),
 ]
 
 
@@ -129,14 +150,3 @@ def _match(word: str, keys: list[JobKey]) -> JobKey:
     )
     hint = f"Did you mean {' or '.join(close)}?" if close else "`reconciler status` lists all jobs."
     raise ReconcilerError(f"No job is called {word!r}", hint=hint)
-
-
-def complete_job(incomplete: str) -> list[str]:
-    """Shell completion of job names. Silent about every error: a completion has nowhere to say it."""
-    from reconciler.core.errors import ReconcilerError
-
-    try:
-        with session() as reconciler:
-            return [str(key) for key in known_jobs(reconciler) if incomplete in str(key)]
-    except (ReconcilerError, OSError):
-        return []

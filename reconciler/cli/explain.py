@@ -100,6 +100,6 @@ def _text(told: dict[str, object]) -> list[str]:
         )
         lines.append(f"  Requeues spent: {words}")
     action = told["next_action"]
-    if isinstance(action, dict):
+    if isinstance(action, dict) and action["verb"] != "hold":
         lines.append(f"  The next apply will {action['verb']}: {action['message']}")
     return lines

@@ -19,7 +19,7 @@ def init(
 ) -> int:
     """Make a repository of manifests: a first job, an inventory to fill in, editor support. Overwrites nothing.
 
-    Example: reconciler init my-jobs && cd my-jobs && git commit -am "First job" && reconciler apply
+    Example: reconciler init my-jobs && cd my-jobs && git add -A && git commit -m "First job" && reconciler apply
     """
     from reconciler.app.scaffold import scaffold
     from reconciler.cli.out import say

@@ -45,10 +45,19 @@ def resume(job: JobArgument, why: Why = "by hand") -> int:
     return _request("resume", job, why)
 
 
-def adopt(job: JobArgument) -> int:
+def adopt(
+    job: JobArgument,
+    take_over: Annotated[
+        bool,
+        typer.Option(
+            "--take-over", help="Also a run that another repository of manifests started: it is ours from now on."
+        ),
+    ] = False,
+) -> int:
     """Look on every host for a run of this job that carries our mark, and mind it from now on.
 
-    A pass does this by itself; this is for after `forget`, or a state that was lost. Example: reconciler adopt small
+    A pass does this by itself; this is for after `forget`, a state that was lost, or a repository made anew (--take-over).
+    Example: reconciler adopt small
     """
     from reconciler.cli.out import say, warn
     from reconciler.core.memory import Adopted
@@ -59,11 +68,12 @@ def adopt(job: JobArgument) -> int:
         if memory is not None and memory.run is not None:
             say(f"{key}: attempt {memory.run.attempt} on {memory.run.host} is minded already.")
             return int(Exit.DONE)
-        found = reconciler.find_runs(key)
+        found = reconciler.find_runs(key, any_owner=take_over)
         if not found.runs:
             for host, why in found.unseen.items():
                 warn(f"{host} cannot be asked: {why}")
-            warn(f"No run of {key} with our mark was found.")
+            hint = "" if take_over else " (--take-over looks for other repositories' runs, too)"
+            warn(f"No run of {key} with our mark was found{hint}.")
             return int(Exit.PARTIAL if found.unseen else Exit.ERROR)
         best = found.runs[0]
         assert best.run is not None
@@ -79,7 +89,9 @@ def forget(
         bool, typer.Option("--force", help="Also when a run of it may be alive: it then goes on, unminded.")
     ] = False,
 ) -> int:
-    """Stop minding a job: its run, if any, goes on by itself, and a job with a manifest starts anew.
+    """Stop minding a job: its history of attempts and its finished state are let go.
+
+    With a manifest it starts anew; a run that --force left alive is then found again by its mark.
 
     Example: reconciler forget lm/ablations/small --why "host was sold"
     """

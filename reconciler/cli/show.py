@@ -6,8 +6,12 @@ from collections.abc import Iterable
 
 from reconciler.app.act import Done
 from reconciler.app.converge import Pass
-from reconciler.cli.out import say, styled, warn
+from reconciler.cli.out import first_line, say, styled, warn
 from reconciler.core.actions import Action, Verb
+from reconciler.core.phase import Phase
+
+WAITING = frozenset({Phase.PENDING, Phase.PREEMPTED, Phase.LOST})
+_WAITING_SHOWN_MAX = 20
 
 GLYPH = {
     Verb.LAUNCH: ("+", "add"),
@@ -32,11 +36,18 @@ def show_plan(seen: Pass, *, next_step: str | None) -> None:
         say(line_of(action, width))
         for change in action.changes:
             say(f"             {styled(str(change), 'faint')}")
+    touched = {action.job for action in seen.plan.actions}
+    waiting = [view for view in seen.plan.views if view.job not in touched and view.phase in WAITING]
+    for view in waiting[:_WAITING_SHOWN_MAX]:
+        say(styled(f". waits    {view.job!s:<{width}}  {first_line(view.message)}", "faint"))
+    if len(waiting) > _WAITING_SHOWN_MAX:
+        say(styled(f". waits    and {len(waiting) - _WAITING_SHOWN_MAX} more", "faint"))
     say(summary(seen))
     if seen.plan.refusal is not None:
         warn(styled(seen.plan.refusal.message, "remove"))
     elif next_step and seen.plan.effects:
-        say(f"To apply exactly this: {styled(next_step, 'bold')}")
+        exact = " exactly this" if next_step.endswith(".json") or " " in next_step.removeprefix("reconciler ") else ""
+        say(f"To apply{exact}: {styled(next_step, 'bold')}")
 
 
 def line_of(action: Action, width: int) -> str:
@@ -52,8 +63,11 @@ def summary(seen: Pass) -> str:
     held = counts.pop("hold")
     doing = [f"{count} to {verb}" for verb, count in counts.items() if count]
     touched = {action.job for action in seen.plan.actions}
-    still = sum(view.job not in touched and not view.frozen for view in seen.plan.views)
+    waiting = sum(view.job not in touched and view.phase in WAITING for view in seen.plan.views)
+    still = sum(view.job not in touched and not view.frozen and view.phase not in WAITING for view in seen.plan.views)
     rest = [f"{still} unchanged"]
+    if waiting:
+        rest.append(f"{waiting} waiting")
     if held:
         rest.append(f"{held} held")
     if seen.state.problems:

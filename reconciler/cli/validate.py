@@ -43,8 +43,10 @@ def validate(
     for problem in checked.problems:
         warn(f"{styled('error:', 'remove')} {problem}")
     many = len(checked.problems)
+    jobs = f"{checked.jobs} job{'s' * (checked.jobs != 1)}"
     if many:
-        warn(f"{many} problem{'s' * (many > 1)}; {checked.jobs} jobs are in order.")
+        warn(f"{many} problem{'s' * (many > 1)}; {jobs} in order.")
     else:
-        say(f"{checked.jobs} jobs in {checked.files} files are in order{checked.tail}.")
+        where = f"{checked.files} file{'s' * (checked.files != 1)}"
+        say(f"{jobs} in {where}: all in order{checked.tail}.")
     return int(code)

@@ -32,7 +32,8 @@ class Memory:
     """`run` is the attempt that may be alive: from its intent until its end was seen. `submitted` tells whether the submit
     was settled; between intent and settling only looking helps. `run_at` is when it was last sent, or given up without an
     answer. `stop` is why we asked it to end, `stop_at` when (our clock). `spent` counts requeues per cause in this generation
-    and digest; `unlucky` counts tries in a row without a lasting run.
+    and digest; `unlucky` counts tries in a row without a lasting run. `heir_of` is the mark of the newest run that was adopted,
+    which may be another repository's.
     """
 
     job: JobKey
@@ -55,6 +56,7 @@ class Memory:
     cancelled: bool = False
     pin: str | None = None
     pin_for: tuple[str, int] | None = None
+    heir_of: str = ""
 
     @property
     def blank(self) -> bool:
@@ -223,6 +225,7 @@ def fold(memory: Memory, line: Line, at: float) -> Memory:
                 tombstone=None,
                 pin=run.commit,
                 pin_for=(run.digest, run.generation),
+                heir_of=run.owner,
             )
         case Requested(what=what):
             return replace(

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from reconciler.core.actions import Action, Start, Verb, Verdict, View
+from reconciler.core.cause import Cause
 from reconciler.core.decide import Decode, Tended, launch, rest, tend, wait
 from reconciler.core.errors import Problem
 from reconciler.core.job import Desired, Json
@@ -201,7 +202,9 @@ def _unmanifested(world: World, key: JobKey, state: Tended) -> Verdict:
         return Verdict(
             View(key, phase, "Frozen", why, attempt=state.memory.attempt, frozen=True), state.lines, state.action
         )
-    if state.memory.blank:
+    stone = state.memory.tombstone
+    if state.memory.blank or (stone is not None and stone.cause is not Cause.DELETED):
+        # How it ended is kept: should its manifest come back (a revert), the job must not run a second time.
         return Verdict(None, state.lines, state.action)
     return Verdict(None, (*state.lines, Forgotten("its manifest is gone and nothing of it runs")), state.action)
 
@@ -222,7 +225,12 @@ def _begin(
     request = world.decode(desired.normal).request
     found = place(request, world.hosts, world.observation.censuses, taken, world.chip_of)
     if isinstance(found, Unplaceable):
-        return wait(memory, desired, "Unplaceable", found.sentence, unplaceable=found)
+        verdict = wait(memory, desired, "Unplaceable", found.sentence, unplaceable=found)
+        unknown = [host for host in found.blind if host in world.observation.censuses]
+        if not unknown:
+            return verdict
+        # A host that might have had room cannot be asked: that is for a person to see, not only a matter of waiting.
+        return replace(verdict, action=Action(Verb.HOLD, desired.key, "HostUnknown", found.sentence, host=unknown[0]))
     return launch(memory, desired, found)
 
 

@@ -34,12 +34,16 @@ class Tree:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What rendering needs beside the run: resolved at acting time, never remembered. `secrets` stay wrapped to the last."""
+    """What rendering needs beside the run: resolved at acting time, never remembered. `secrets` stay wrapped to the last.
+
+    `heir_of` is the mark of another repository whose job this one has taken over (`adopt --take-over`).
+    """
 
     spec: JobSpec
     tree: Tree | None
     secrets: Mapping[str, Secret] = field(hash=False)
     chip: str | None = None
+    heir_of: str = ""
 
 
 @dataclass(frozen=True, slots=True)

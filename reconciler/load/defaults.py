@@ -54,7 +54,8 @@ class DefaultsTree:
             found = self.files.get(directory)
             if found is not None:
                 return found
-            directory = posixpath.dirname(directory)
+            above = posixpath.dirname(directory)
+            directory = "" if above == directory else above  # "/" is its own parent
         return self.files.get("", NO_DEFAULTS)
 
     def digest(self, directory: str) -> str:

@@ -26,14 +26,19 @@ def owner_of(root: Path, *, known: str | None, in_git: bool) -> str:
     if not in_git:
         place = f"{socket.gethostname()}:{os.getuid()}:{root.resolve()}"
         return "dir-" + hashlib.sha256(place.encode()).hexdigest()[:16]
-    if known and git.ask(root, "merge-base", "--is-ancestor", git.object_id(known), "HEAD")[0] == 0:
+    if (
+        known
+        and not known.startswith("dir-")
+        and git.ask(root, "merge-base", "--is-ancestor", git.object_id(known), "HEAD")[0] == 0
+    ):
         return known
     if git.tell(root, "rev-parse", "--is-shallow-repository").strip() == b"true":
         raise SourceError(
             f"{root} is a shallow clone: its first commit, by which runs are known as this repository's, is not there",
             hint=f"Fetch the whole history (git fetch --unshallow; in CI: fetch-depth 0), or set ${OWNER_VARIABLE}.",
         )
-    roots = sorted(git.tell(root, "rev-list", "--max-parents=0", "HEAD").decode().split())
+    status, out, _ = git.ask(root, "rev-list", "--max-parents=0", "HEAD", "--")
+    roots = sorted(out.decode().split()) if status == 0 else []
     if not roots:
-        raise SourceError(f"{root} has no commit yet", hint="Commit a manifest, or use --working-tree.")
+        raise SourceError(f"{root} has no commit yet", hint="Commit a manifest first: git add -A && git commit.")
     return roots[0]

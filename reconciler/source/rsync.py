@@ -15,6 +15,7 @@ from reconciler.transports.openssh import OpenSshTransport, batch_command
 from reconciler.transports.pump import pump
 from reconciler.transports.registry import TransportSettings, ssh_config_of
 from reconciler.transports.shell import Feed, words
+from reconciler.transports.sshconfig import without_port
 
 # What the tool that this one follows left out: version control, caches, secrets, weights and logs of experiments.
 EXCLUDES = (
@@ -73,12 +74,14 @@ def synchronise(
     if made.returncode != 0:
         raise Rejected(f"{host.alias}: {target} cannot be made: {words(made.stderr)}")
     shell = _remote_shell(transport, host, deadline)
+    alias, port = without_port(host.alias)
+    shell += f" -p {port}" if shell and port else ""
     output, errors = _Progress(progress), bytearray()
     argv = (
         "rsync", "-a", "--delete", "--protect-args", "--info=progress2", "--outbuf=L",
         *(("-z", "-e", shell) if shell else ()),
         *(f"--exclude={pattern}" for pattern in excludes),
-        "--", f"{tree}/", f"{host.alias}:{target}/" if shell else f"{target}/",
+        "--", f"{tree}/", f"{alias}:{target}/" if shell else f"{target}/",
     )  # fmt: skip
     ended = pump(argv, Feed(b"", b""), stdout=output.add, stderr=errors.extend, deadline=deadline)
     if ended.returncode == 0:

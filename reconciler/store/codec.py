@@ -132,7 +132,7 @@ def dump_memory(memory: Memory) -> str:
             stone.message,
             stone.at,
         ]
-    for name in ("unlucky", "not_before", "last_end", "last_host", "suspended", "cancelled", "pin"):
+    for name in ("unlucky", "not_before", "last_end", "last_host", "suspended", "cancelled", "pin", "heir_of"):
         value = getattr(memory, name)
         if value:
             body[name] = value
@@ -168,6 +168,7 @@ def load_memory(job: JobKey, text: str) -> Memory:
         suspended=body.get("suspended", False),
         cancelled=body.get("cancelled", False),
         pin=body.get("pin"),
+        heir_of=body.get("heir_of", ""),
         pin_for=(pin_for[0], pin_for[1]) if pin_for else None,
     )
 

@@ -41,7 +41,7 @@ class FakeFile:
     mode: int
 
 
-class Hangs(Exception):  # noqa: N818 - not an error: how a program tells that it goes on past any deadline
+class Hangs(Exception):
     """Raised by a program that does not end. What it changed before stays changed."""
 
 

@@ -25,7 +25,7 @@ from reconciler.core.transport import Command, Completed
 from reconciler.transports import shell
 from reconciler.transports.pump import pump
 from reconciler.transports.shell import Feed, Frame, Progress, Upload
-from reconciler.transports.sshconfig import checked_alias, endpoint, ssh_argv
+from reconciler.transports.sshconfig import checked_alias, destination, endpoint, ssh_argv
 
 # How long our master outlives its last use (seconds); the next process finds it and needs no new login.
 PERSIST_S = 600
@@ -137,7 +137,14 @@ class OpenSshTransport:
     ) -> Completed | None:
         """The answer, or None when there is no master behind `control` and nothing was done."""
         command = ssh_argv(
-            self._config, *_GENERAL, *_BY_MASTER_ONLY, "-S", str(control), "--", self._alias, shell.LOGIN_COMMAND
+            self._config,
+            *_GENERAL,
+            *_BY_MASTER_ONLY,
+            "-S",
+            str(control),
+            "--",
+            destination(self._alias),
+            shell.LOGIN_COMMAND,
         )
         ended = pump(
             command,
@@ -175,8 +182,8 @@ class OpenSshTransport:
         with contextlib.suppress(subprocess.TimeoutExpired):
             if frame.pid is not None:
                 kill = f"exec sh -c 'kill -TERM -{frame.pid}'"
-                options = (*_GENERAL, *_BY_MASTER_ONLY, "-S", str(control), "--", self._alias, kill)
-                self._ask(*options, timeout_s=_END_S, destination=False)
+                options = (*_GENERAL, *_BY_MASTER_ONLY, "-S", str(control), "--", destination(self._alias), kill)
+                self._ask(*options, timeout_s=_END_S, last=False)
             elif control == self._ours():
                 # Not a word came: the connection itself may hang. The next call makes a new one.
                 self._control = None
@@ -220,7 +227,7 @@ class OpenSshTransport:
             "-o", "ControlMaster=auto",
             "-o", f"ControlPersist={PERSIST_S}",
             "-S", str(self._ours()),
-            "--", self._alias, "true",
+            "--", destination(self._alias), "true",
         )  # fmt: skip
         # A file, not a pipe: the master goes to the background with its error stream and would hold a pipe open.
         with tempfile.TemporaryFile() as errors:
@@ -277,14 +284,23 @@ class OpenSshTransport:
         """The one command with which a person makes a master connection for us."""
         # Joined for reading and pasting; the words are an alias, options and a path of ours.
         return " ".join(
-            ssh_argv(self._config, "-M", "-S", str(self._theirs()), "-o", "ServerAliveInterval=15", "-fN", self._alias)
+            ssh_argv(
+                self._config,
+                "-M",
+                "-S",
+                str(self._theirs()),
+                "-o",
+                "ServerAliveInterval=15",
+                "-fN",
+                destination(self._alias),
+            )
         )
 
     def _login(self) -> str:
-        return " ".join(ssh_argv(self._config, self._alias))
+        return " ".join(ssh_argv(self._config, destination(self._alias)))
 
-    def _ask(self, *arguments: str, timeout_s: float, destination: bool = True) -> subprocess.CompletedProcess[bytes]:
-        tail = ("--", self._alias) if destination else ()
+    def _ask(self, *arguments: str, timeout_s: float, last: bool = True) -> subprocess.CompletedProcess[bytes]:
+        tail = ("--", destination(self._alias)) if last else ()
         return subprocess.run(
             ssh_argv(self._config, *arguments, *tail),
             stdin=subprocess.DEVNULL,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import selectors
 import signal
 import subprocess
@@ -18,6 +19,8 @@ from reconciler.transports.shell import Feed
 _READ_BYTES = 1 << 16
 # Where the system has no pidfd (macOS), the end of a program that left its outputs to a child is noticed this often.
 _POLL_S = 0.02
+# How long a program whose answer is whole may take to end by itself.
+_LINGER_S = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,9 +95,14 @@ def pump(
                         _read(pipe, sinks, all_of_it=True)
                     whole = True
                     break
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            # A framed answer can be whole a moment before the program that brought it has gone.
-            process.wait(0.05)
+        # A framed answer can be whole a moment before the program that brought it has gone.
+        if pidfd is not None and process.poll() is None:
+            poller = select.poll()
+            poller.register(pidfd, select.POLLIN)
+            poller.poll(_LINGER_S * 1000)
+        if process.poll() is None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(0.0 if pidfd is not None else _LINGER_S)
         return Ended(process.returncode, timed_out=False)
     finally:
         for pipe in (process.stdin, *sinks):

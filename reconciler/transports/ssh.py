@@ -23,7 +23,7 @@ from reconciler.core.errors import AccessRefused, OutcomeUnknown, Rejected, Unre
 from reconciler.core.transport import Command, Completed
 from reconciler.transports import hostkeys, shell
 from reconciler.transports.shell import Feed, Frame, Progress, Upload
-from reconciler.transports.sshconfig import JUMPS_MAX, Endpoint, endpoint, ssh_argv
+from reconciler.transports.sshconfig import JUMPS_MAX, Endpoint, destination, endpoint, ssh_argv
 
 # A message to the peer when the line is quiet, so that firewalls keep it open (seconds).
 _KEEPALIVE_S = 30
@@ -47,7 +47,7 @@ class FabricTransport:
         self._alias = alias
         self._config = config
         self._connect_timeout_s = connect_timeout_s
-        self._login = " ".join(ssh_argv(config, alias))
+        self._login = " ".join(ssh_argv(config, destination(alias)))
         self._chain: list[Connection] = []
         # Its own log would print a traceback for every connection that fails; the errors raised here say it.
         logging.getLogger("paramiko").addHandler(logging.NullHandler())
@@ -171,7 +171,7 @@ class FabricTransport:
 
     def _open(self, hop: Endpoint, gateway: Connection | None, until: float) -> Connection:
         where = hop.alias if hop.alias == self._alias else f"{self._alias} (jump host {hop.alias})"
-        login = " ".join(ssh_argv(self._config, hop.alias))
+        login = " ".join(ssh_argv(self._config, destination(hop.alias)))
         keys = hostkeys.known_keys(hop.key_name, hop.known_hosts)
         left = max(0.01, until - time.monotonic())
         kwargs: dict[str, Any] = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import re
 import shutil
 import subprocess
 from dataclasses import dataclass
@@ -16,6 +17,10 @@ from reconciler.transports.shell import words
 _CONFIG_S = 10.0
 # OpenSSH has no limit; a longer chain is a loop.
 JUMPS_MAX = 8
+
+
+# A port after a name. An IPv6 address, which has colons of its own, stands in brackets when a port follows.
+_PORT = re.compile(r"^([^:]*|.*\[[^\]]*\]):(\d+)$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +71,7 @@ def endpoint(alias: str, config: Path | None) -> Endpoint:
         raise AccessRefused(f"{alias}: there is no `ssh` program here", hint="Install the OpenSSH client.")
     try:
         done = subprocess.run(
-            ssh_argv(config, "-G", "--", *_destination(checked_alias(alias))),
+            ssh_argv(config, "-G", "--", destination(checked_alias(alias))),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             check=False,
@@ -79,12 +84,15 @@ def endpoint(alias: str, config: Path | None) -> Endpoint:
     return _parse(alias, done.stdout.decode("utf-8", "surrogateescape"))
 
 
-def _destination(alias: str) -> tuple[str, ...]:
-    # ProxyJump writes user@host:port; on a command line that form is a URI.
-    user, at, rest = alias.rpartition("@")
-    if rest.count(":") == 1 and rest.rpartition(":")[2].isdigit():
-        return (f"ssh://{user}{at}{rest}",)
-    return (alias,)
+def destination(alias: str) -> str:
+    """The alias as a word of ssh's command line, where `user@host:port`, as in ProxyJump, is written as a URI."""
+    return f"ssh://{alias}" if not alias.startswith("ssh://") and (_PORT.match(alias) or "[" in alias) else alias
+
+
+def without_port(alias: str) -> tuple[str, str | None]:
+    """`user@host` and the port, for programs such as rsync that take them apart."""
+    found = _PORT.match(alias.removeprefix("ssh://"))
+    return (found[1], found[2]) if found else (alias, None)
 
 
 def _parse(alias: str, text: str) -> Endpoint:

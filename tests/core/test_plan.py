@@ -399,6 +399,14 @@ def test_an_edit_in_place_of_a_live_run_is_one_line_and_no_effect():
     assert [type(line).__name__ for _, line in made.lines] == ["Edited"]
 
 
+def test_a_finished_job_whose_manifest_is_removed_and_restored_does_not_run_again():
+    wanted = job()
+    memory = finished_memory(run_of(wanted))
+    removed = planned([], [memory])
+    assert (removed.lines, removed.views, removed.actions) == ((), (), ())
+    assert words(planned([wanted], [memory])) == []
+
+
 def test_the_same_run_id_on_another_host_is_a_stray_and_ended_there():
     wanted = job()
     run, twin = run_of(wanted), replace(run_of(wanted, host="other"), token="of-a-lost-state")

@@ -74,7 +74,6 @@ spec:
   deletion: orphan
   priority: 5
   depends_on: [lm/ablations/tokenize, other]
-  ttl: 7d
   grace: 2m
   slurm: {partition: gpu}
 """
@@ -97,7 +96,7 @@ def test_a_manifest_with_every_field_becomes_a_job() -> None:
         ("kubernetes", ("n", "k")),
     ]
     assert spec.depends_on == (JobKey("lm", "ablations", "tokenize"), JobKey("lm", "ablations", "other"))
-    assert (spec.ttl_s, spec.grace_s, spec.overrides) == (604_800, 120.0, {"slurm": {"partition": "gpu"}})
+    assert (spec.ttl_s, spec.grace_s, spec.overrides) == (None, 120.0, {"slurm": {"partition": "gpu"}})
     assert spec.source is not None
     assert spec.source.submodules
     assert spec.python is not None
@@ -420,7 +419,7 @@ def test_which_files_are_manifests(path: str, expected: bool) -> None:
         job(
             spec="command: [run], request: {chip: h100}, source: {repo: ., ref: HEAD}, env: {}, python: null, slurm: {}"
         ),
-        job(spec="stages: [[run]], request: {chip: h100}, depends_on: [b], restart: {failure: 0}, ttl: 1d"),
+        job(spec="stages: [[run]], request: {chip: h100}, depends_on: [b], restart: {failure: 0}"),
         job(metadata=", project: general, labels: {a: b}", spec="command: [run], request: {chip: h100}"),
     ],
 )
@@ -580,3 +579,9 @@ def test_the_order_of_keys_never_changes_a_digest(data: st.DataObject, config: d
     assert first.desired[0].digest == second.desired[0].digest
     assert first.desired[0].spec_digest == second.desired[0].spec_digest
     assert from_row(to_row(first.desired[0])) == first.desired[0]
+
+
+def test_a_file_named_by_an_absolute_path_is_loaded():
+    text = b"{apiVersion: reconciler/v1, kind: Job, metadata: {name: x}, spec: {command: [a]}}"
+    loaded = load_documents([("/somewhere/x.yaml", text)])
+    assert [str(job.key) for job in loaded.desired] == ["general/default/x"]

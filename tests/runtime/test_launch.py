@@ -93,6 +93,15 @@ def test_older_attempt_is_fenced(host: Host) -> None:
     assert not Path(host.run(attempt=1)["status_dir"]).exists()
 
 
+def test_fence_outlives_the_directory_of_the_attempt_that_raised_it(host: Host) -> None:
+    newer = host.run(attempt=2)
+    host.start(newer)
+    host.wait_final(newer)
+    assert host.clean(newer)["result"] == "removed"
+    assert host.launch(host.run(attempt=1))[0]["reason"] == "fenced"
+    host.start(newer)
+
+
 def test_new_attempt_is_refused_while_the_old_one_lives(host: Host) -> None:
     old = host.run(shell="sleep 30")
     host.start(old)
@@ -226,7 +235,8 @@ def test_launcher_killed_anywhere_leaves_one_run_or_a_way_on(host: Host, point: 
     assert done.returncode == -signal.SIGKILL
 
     # What the controlling side does: look, launch the same run again, else the next attempt.
-    wait_for(lambda: host.see(run)["alive"] == (host.see(run)["started"] is not None))
+    # A supervisor that outlived its launcher decides first: until it has, both ends are possible.
+    wait_for(lambda: host.see(run)["started"] is not None or not running(str(script)))
     [again] = host.launch(run)
     second = host.run(attempt=2, shell="echo up; sleep 30", grace_s=0)
     if host.see(run)["alive"]:
@@ -243,6 +253,17 @@ def test_launcher_killed_anywhere_leaves_one_run_or_a_way_on(host: Host, point: 
     assert logs == "up\n"
     job_dir = Path(run["status_dir"]).parent
     assert not [path.name for path in job_dir.iterdir() if path.name.startswith(".") and path.name != ".lock"]
+
+
+def running(words: str) -> bool:
+    """Does any process have this in its command line? Zombies have none."""
+    for entry in Path("/proc").iterdir():
+        try:
+            if entry.name.isdigit() and words.encode() in (entry / "cmdline").read_bytes():
+                return True
+        except OSError:
+            continue
+    return False
 
 
 def test_supervisor_that_wakes_late_does_nothing(host: Host) -> None:
@@ -283,6 +304,7 @@ def test_supervisor_that_wakes_late_does_nothing(host: Host) -> None:
     launcher.wait(60)
     assert (answer["result"], answer["reason"]) == ("refused", "fenced")
     assert not (Path(run["results_dir"]) / "proof").exists()
+    assert host.metadata(run)["status"] == "preparing"
     assert host.see(second)["alive"] is True
 
 

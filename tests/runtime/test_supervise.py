@@ -391,7 +391,7 @@ def test_supervisor_is_detached(host: Host) -> None:
     pid = host.start(run)["pid"]
     base = Path(f"/proc/{pid}")
     assert os.getsid(pid) == pid
-    assert os.readlink(base / "cwd") == "/"
+    wait_for(lambda: os.readlink(base / "cwd") == "/")  # it is in the work directory while it starts the child
     assert os.readlink(base / "fd/0") == "/dev/null"
     wait_for(lambda: len(list((base / "fd").iterdir())) == 3)
 
@@ -461,3 +461,59 @@ class TestFullDisk:
         assert (answer["result"], answer["reason"]) == ("refused", "unwritable"), answer
         assert "No space" in answer["message"]
         assert not Path(run["status_dir"]).exists()
+
+
+def memory_group(name: str) -> Path | None:
+    """A fresh memory control group with a limit of 64 MiB, None where this user may not make one."""
+    v1, v2 = Path("/sys/fs/cgroup/memory"), Path("/sys/fs/cgroup")
+    base, limit = (v1, "memory.limit_in_bytes") if v1.is_dir() else (v2, "memory.max")
+    path = base / name
+    try:
+        path.mkdir()
+        (path / limit).write_text(str(64 << 20))
+    except OSError:
+        return None
+    return path
+
+
+def test_program_that_the_kernel_kills_for_memory_is_out_of_memory(host: Host) -> None:
+    group = memory_group(f"reconciler-test-{os.getpid()}")
+    if group is None:
+        pytest.skip("no memory control group can be made here")
+    code = "x = bytearray(400 << 20); x[::4096] = bytes(len(x[::4096])); print('survived')"
+    run = host.run(stages=[{"argv": [sys.executable, "-c", code]}])
+    try:
+        subprocess.run(
+            ["sh", "-c", f'echo $$ > {group}/cgroup.procs; exec sh "{host.bundle}/bootstrap.sh" launch'],
+            input=json.dumps({"version": 1, "runs": [run]}).encode(),
+            env=host.environ,
+            check=True,
+        )
+        record = host.wait_final(run)
+    finally:
+        wait_for(lambda: not (group / "cgroup.procs").read_text())
+        group.rmdir()
+    assert (record["status"], record["cause"], record["signal"]) == ("failed", "out_of_memory", 9)
+
+
+def test_disk_that_fills_up_between_claim_and_start_is_refused_and_leaves_nothing(host: Host) -> None:
+    script = host.base / "full.py"
+    script.write_text(
+        "import sys\nsys.path.insert(0, sys.argv[1])\nimport runtime.__main__, runtime.status\n"
+        "def full(path):\n    raise OSError(28, 'No space left on device', path)\n"
+        "runtime.status.flush_file = full\nraise SystemExit(runtime.__main__.main(['launch']))\n"
+    )
+    run = host.run()
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", str(script), str(host.bundle)],
+        input=json.dumps({"version": 1, "runs": [run]}).encode(),
+        capture_output=True,
+        env=host.environ,
+        check=True,
+    )
+    answer = json.loads(done.stdout.splitlines()[0][4:])
+    assert (answer["result"], answer["reason"]) == ("refused", "unwritable")
+    assert "No space left" in answer["message"]
+    assert not Path(run["status_dir"]).exists()
+    assert not list((host.status / ".live").iterdir())
+    assert sorted(path.name for path in Path(run["status_dir"]).parent.iterdir()) == [".lock", "fence"]

@@ -27,6 +27,27 @@ def test_observe_of_a_root_that_does_not_exist_is_empty_and_no_error(host: Host)
     assert seen[""]["gpus"] is None
 
 
+def test_root_that_vanished_under_a_known_run_proves_nothing(host: Host) -> None:
+    run = host.run(shell="true")
+    host.start(run)
+    host.wait_final(run)
+    host.status.rename(host.status.with_name("away"))
+    known = {"run_id": run["run_id"], "status_dir": run["status_dir"]}
+
+    def seen(**more: bool) -> dict[str, object]:
+        document = {"version": 1, "status_roots": [str(host.status)], "known": [{**known, **more}]}
+        return host.answers("observe", document)[0]["sighting"]
+
+    assert "not mounted" in seen(settled=True)["error"]
+    assert (seen()["state"], seen()["error"]) == ("absent", None)
+
+
+def test_record_says_running_soon_after_a_set_up(host: Host) -> None:
+    run = host.run(shell="sleep 60", setup=["true"])
+    host.start(run)
+    wait_for(lambda: host.metadata(run)["status"] == "running")
+
+
 def test_root_that_cannot_be_read_is_an_error(host: Host) -> None:
     host.root.mkdir()
     host.status.write_text("a file")

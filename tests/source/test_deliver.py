@@ -10,6 +10,7 @@ import stat
 import tarfile
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -331,10 +332,17 @@ def test_rsync_makes_the_directory_equal_and_leaves_out_what_is_excluded(
     assert sum(sent) >= 500_000
     (tree / "big.txt").unlink()
     write(tree, "train.py", "two!")
+    # The second time by address and port, which rsync takes apart in its own way.
+    host = ssh_lab["node1"]
+    settings = replace(settings, alias=f"{host.address}:{ssh_lab.port}")
+    transport = open_transport(settings)
     write(here, "wandb/kept-by-exclude")
     synchronise(tree, transport, settings, share, "exp-1", deadline_s=AMPLE_S)
     assert files(str(here)) == ["a b'\"$(x).py", "train.py", "wandb/kept-by-exclude"]
     assert (here / "train.py").read_text() == "two!"
+    if isinstance(transport, OpenSshTransport):
+        transport.end_master()
+    transport.close()
 
 
 def test_rsync_works_on_this_machine(tmp_path: Path) -> None:

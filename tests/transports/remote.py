@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import pwd
 import shutil
 import subprocess
 import time
@@ -107,6 +109,14 @@ class SshContract(ConnectedContract):
             assert run(transport, "sh", "-c", "echo $SSH_CONNECTION; echo $LAB_HOST")[1].endswith(b"node3\n")
             transport.close()
         assert "127.0.0.12" in site.lab["node2"].log
+
+    def test_user_host_and_port_are_a_destination_too(self, site: LabSite, opener: Opener) -> None:
+        here = pwd.getpwuid(os.getuid()).pw_name
+        site.lab.configure(f"Host far\n    HostName 127.0.0.13\n    ProxyJump {here}@127.0.0.11:{site.lab.port}\n")
+        for alias in (f"{here}@127.0.0.13:{site.lab.port}", f"{here}@far:{site.lab.port}"):
+            transport = opener(alias, site.lab.ssh_config)
+            assert run(transport, "sh", "-c", "echo $LAB_HOST")[1] == b"node3\n"
+            transport.close()
 
     def test_the_key_of_a_jump_host_is_checked_too(self, site: LabSite, opener: Opener) -> None:
         site.lab.configure(f"Host far\n    HostName 127.0.0.13\n    Port {site.lab.port}\n    ProxyJump node1\n")

@@ -105,7 +105,7 @@ class TestOpenSsh(SshContract):
     ) -> None:
         transport = opener("node1", site.lab.ssh_config)
         run(transport, "true")
-        transport.end_master()  # type: ignore[attr-defined]
+        opener("node1", site.lab.ssh_config).end_master()  # type: ignore[attr-defined]
         path = transport._ours()  # type: ignore[attr-defined]
         with socket.socket(socket.AF_UNIX) as stale:
             stale.bind(str(path))

@@ -5,15 +5,16 @@ from __future__ import annotations
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from reconciler.core.errors import AccessRefused
+from reconciler.core.errors import AccessRefused, OutcomeUnknown
 from reconciler.core.transport import Transport
 from reconciler.transports.registry import TransportSettings, open_transport
-from tests.contract.transport_contract import run
+from tests.contract.transport_contract import SLACK_S, run
 from tests.lab.sshd import Lab
 from tests.transports.remote import Opener, SshContract
 from tests.transports.sites import LabSite
@@ -42,6 +43,35 @@ class TestFabric(SshContract):
         for _ in range(5):
             run(transport, "true")
         assert site.host.log.count("Accepted publickey") == before + 1
+
+    def test_a_request_that_is_never_answered_costs_the_deadline(self, site: LabSite, transport: Transport) -> None:
+        run(transport, "true")
+        session = transport._session  # type: ignore[attr-defined]
+
+        def freezing(deadline: float) -> object:
+            opened = session(deadline)
+            site.host.freeze()  # between the session and the request that starts the command
+            return opened
+
+        transport._session = freezing  # type: ignore[attr-defined]
+        try:
+            began = time.monotonic()
+            with pytest.raises(OutcomeUnknown):
+                run(transport, "true", deadline_s=0.5)
+            assert time.monotonic() - began < 0.5 + SLACK_S
+        finally:
+            site.host.thaw()
+
+    def test_a_dead_connection_that_nobody_noticed_is_replaced(self, site: LabSite, transport: Transport) -> None:
+        run(transport, "true")
+        old = transport._chain[-1].transport  # type: ignore[attr-defined]
+
+        def dead(**options: object) -> object:
+            raise EOFError
+
+        old.open_session = dead
+        assert run(transport, "printf", "again")[1] == b"again"
+        assert transport._chain[-1].transport is not old  # type: ignore[attr-defined]
 
     def test_small_packets_are_sent_at_once(self, transport: Transport) -> None:
         run(transport, "true")
