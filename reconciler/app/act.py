@@ -95,7 +95,7 @@ def act(
     for action in made.actions:
         match action.effect:
             case Start() as start:
-                ready = _prepare(action, start, desired, memories, ports, packages)
+                ready = _prepare(action, start, desired, memories, ports, packages, commit or None)
                 if isinstance(ready, ReconcilerError):
                     wait_s = delay_s(
                         ports.decode(desired[action.job].normal).restart.backoff, _tries(memories, action.job)
@@ -113,7 +113,7 @@ def act(
                 lines.append((action.job, intent))
                 work.setdefault(stop.run.host, _HostWork()).stops.append((action, stop))
             case None if action.verb is Verb.FORGET:
-                lines.append((action.job, Forgotten(action.message)))
+                lines.append((action.job, Forgotten(action.message, released=True)))
                 note(Done(action, True, action.message))
             case None if action.verb is Verb.ADOPT:
                 note(Done(action, True, action.message))
@@ -147,6 +147,7 @@ def _prepare(
     memories: Mapping[JobKey, Memory],
     ports: Ports,
     packages: dict[tuple[object, ...], Package],
+    head: str | None,
 ) -> _Ready | ReconcilerError:
     """Everything that can fail on this side, before any intent: the commit, the archive, the secrets."""
     wanted = desired[action.job]
@@ -155,7 +156,7 @@ def _prepare(
     try:
         key = (spec.source, start.pin)
         if key not in packages:
-            packages[key] = ports.shipper.prepare(spec, start.pin)
+            packages[key] = ports.shipper.prepare(spec, start.pin, head)
         package = packages[key]
         secrets = ports.secrets(spec, host)
     except ReconcilerError as error:

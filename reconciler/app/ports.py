@@ -51,8 +51,9 @@ class Package:
 class Shipper(Protocol):
     """Gets code from a repository to a host. Raises ShipError, and the transport's errors."""
 
-    def prepare(self, spec: JobSpec, pin: str | None) -> Package:
-        """Resolve (or take the pinned commit) and pack. Local work only."""
+    def prepare(self, spec: JobSpec, pin: str | None, head: str | None) -> Package:
+        """Take the pinned commit or resolve one, and pack. `head` is the manifests' commit: what HEAD means in their own
+        repository. Local work only."""
         ...
 
     def deliver(self, host: str, package: Package, progress: Progress | None, *, send: bool) -> Tree | None:

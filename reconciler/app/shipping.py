@@ -75,7 +75,7 @@ class RepositoryShipper:
         self._cache = cache_dir
         self._hosts = hosts
 
-    def prepare(self, spec: JobSpec, pin: str | None) -> Package:
+    def prepare(self, spec: JobSpec, pin: str | None, head: str | None) -> Package:
         """Resolve or take the pinned commit, and pack. Raises ShipError and SourceError with the repository's name."""
         source = spec.source
         if source is None:
@@ -94,7 +94,9 @@ class RepositoryShipper:
             case "archive" if source.dirty:
                 snapshot = dirty(repo, cache=self._cache, submodules=submodules)
             case "archive":
-                commit = pin if pin is not None else _resolve(repo, source)
+                commit = pin or (
+                    head if head and source.ref == "HEAD" and repo == self._root else _resolve(repo, source)
+                )
                 snapshot = archive(repo, commit, cache=self._cache, submodules=submodules)
         return Package(snapshot.commit, snapshot.dirty, snapshot, snapshot.warnings)
 

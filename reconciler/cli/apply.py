@@ -50,7 +50,7 @@ def apply(
     as_json = as_json or GLOBALS.as_json
     saved = None
     words = plan_or_jobs or []
-    if len(words) == 1 and (words[0].endswith(".json") or Path(words[0]).is_file()):
+    if len(words) == 1 and (words[0].endswith(".json")):
         saved, words = load_plan(Path(words[0])), []
     options = Options(frozenset(assume_empty or ()), confirm_delete)
     with session(options) as reconciler:
@@ -130,6 +130,7 @@ class Applying:
         """Passes until nothing moves. The pause grows from a blink to a second: short jobs end soon, long ones late."""
         from reconciler.app.converge import Moved
         from reconciler.cli.live import Live
+        from reconciler.core.errors import LockHeld
 
         clock = self._reconciler.ports.clock
         deadline = None if timeout_s is None else clock.now() + timeout_s
@@ -147,8 +148,8 @@ class Applying:
                     return seen, False
                 try:
                     self._done.extend(self._reconciler.apply(seen, why=self._why, report=live.note))
-                except Moved:
-                    continue
+                except (Moved, LockHeld):
+                    continue  # another reconciler is at it: look again at what it came to
         return seen, False
 
     def _end(self, seen: Pass, code: Exit, message: str = "") -> int:

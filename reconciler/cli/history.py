@@ -89,8 +89,8 @@ def in_words(line: object) -> str:
             return f"adopted attempt {run.attempt} on {run.host}"
         case m.Edited(run_id, _):
             return f"spec edited in place: {run_id}"
-        case m.Requested(what, why):
+        case m.Requested(what, why, _):
             return f"{what} requested: {why}"
-        case m.Forgotten(why):
+        case m.Forgotten(why, _):
             return f"forgotten: {why}"
     return repr(line)

@@ -41,6 +41,14 @@ app = typer.Typer(
 )
 
 
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version as version_of
+
+        typer.echo(version_of("reconciler"))
+        raise typer.Exit
+
+
 @app.callback()
 def options(
     directory: Annotated[
@@ -58,13 +66,10 @@ def options(
         bool, typer.Option("--working-tree", help="Take manifests as they lie on disk, committed or not.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")] = False,
-    version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,
+    version: Annotated[  # noqa: ARG001  eager: its callback prints and leaves
+        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_version)
+    ] = False,
 ) -> None:
-    if version:
-        from importlib.metadata import version as version_of
-
-        typer.echo(version_of("reconciler"))
-        raise typer.Exit
     GLOBALS.directory, GLOBALS.inventory, GLOBALS.state = directory, inventory, state
     GLOBALS.ref, GLOBALS.working_tree, GLOBALS.as_json = ref, working_tree, as_json
 

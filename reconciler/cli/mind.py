@@ -110,7 +110,7 @@ def forget(
                 f"Attempt {memory.run.attempt} of {key} may be alive on {memory.run.host}",
                 hint=f"`reconciler cancel {key}` ends it; `--force` forgets it and lets it go on unminded.",
             )
-        _write(reconciler, key, Forgotten(why), "forget by hand")
+        _write(reconciler, key, Forgotten(why, released=True), "forget by hand")
         say(f"{key}: forgotten.")
     return int(Exit.DONE)
 
@@ -118,18 +118,29 @@ def forget(
 def _request(what: str, job: str, why: str) -> int:
     """Write the request, then make one pass over this job so that it takes effect at once."""
     from reconciler.app.converge import Moved
-    from reconciler.cli.out import say
+    from reconciler.cli.out import say, warn
     from reconciler.cli.show import show_done
     from reconciler.core.memory import Requested
+    from reconciler.core.phase import FINAL
 
     with session() as reconciler:
         key = find_job(reconciler, job)
-        _write(reconciler, key, Requested(what, why), f"{what}: {why}")
         reconciler.select(frozenset({key}))
+        seen = reconciler.look()
+        wanted = seen.world.desired.get(key)
+        view = next((view for view in seen.plan.views if view.job == key), None)
+        if what != "resume" and view is not None and view.phase in FINAL:
+            say(f"{key} is {view.phase} already: {view.message}. There is nothing to {what}.")
+            return int(Exit.DONE)
+        about = None if wanted is None else (wanted.digest, wanted.generation)
+        _write(reconciler, key, Requested(what, why, about), f"{what}: {why}")
         done = []
         for _ in range(3):
             try:
                 seen = reconciler.look()
+                if seen.plan.refusal is not None:
+                    warn(seen.plan.refusal.message)
+                    return int(Exit.REFUSED)
                 done = reconciler.apply(seen, why=f"{what}: {why}", report=show_done)
                 break
             except Moved:

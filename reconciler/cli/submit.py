@@ -45,6 +45,8 @@ def submit(
     from reconciler.cli.common import session, settings
     from reconciler.cli.out import say
 
+    if command[:1] == ["--"]:
+        command = command[1:]
     wanted = Wanted(
         name=name,
         command=tuple(command),

@@ -107,7 +107,7 @@ def tend(
         return Tended(memory, tuple(lines), verdict.view, action or verdict.action)
     if never_began:
         if successor is None and action is None:
-            return _never_started(memory, run, tuple(lines), desired, frozen=frozen, now=now)
+            return _never_started(memory, run, tuple(lines), desired, frozen=frozen, prunable=prunable, now=now)
         if successor is None:
             message = f"the launch of attempt {run.attempt} is unsettled; an older attempt is ended first"
             return Tended(memory, tuple(lines), _view(memory, run, Phase.PENDING, "LaunchUnsettled", message), action)
@@ -137,20 +137,31 @@ def _over(memory: Memory, run: Run, seen: Sighting, desired: Desired | None, dec
     if desired is not None and (desired.digest, desired.generation) != (run.digest, run.generation) and ended.requeue:
         # The spec has moved on: the next attempt is new work and pays from no budget of the old.
         ended = replace(ended, requeue=False, phase=Phase.PENDING, not_before=0.0)
+    taken_back = (ended.cause is Cause.CANCELLED and not memory.cancelled) or ended.cause is Cause.DELETED
+    if desired is not None and ended.phase is Phase.CANCELLED and taken_back:
+        # The stop was asked for, and before it was done the wish was taken back (resume, the manifest restored).
+        ended = replace(ended, phase=Phase.PENDING)
     return ended
 
 
 def _adoptable(memory: Memory, desired: Desired | None, stray: Sighting) -> bool:
     assert stray.run is not None
     if desired is None:
-        # Known and let go (forgotten, orphaned) stays let go. Never known and alive: ours by its mark, so it is minded, and
-        # then removed like anything else that nobody wants.
-        return stray.alive and memory.attempt == 0
+        # Let go by a person or by spec.deletion stays let go. Anything else alive is ours by its mark, so it is minded, and then
+        # removed like all that nobody wants: a launch that started late among them.
+        return stray.alive and not memory.released
     return stray.alive or stray.run.attempt > memory.attempt
 
 
 def _never_started(
-    memory: Memory, run: Run, lines: tuple[Line, ...], desired: Desired | None, *, frozen: bool, now: float
+    memory: Memory,
+    run: Run,
+    lines: tuple[Line, ...],
+    desired: Desired | None,
+    *,
+    frozen: bool,
+    prunable: bool,
+    now: float,
 ) -> Tended:
     """The submit was never settled and a complete look shows nothing: it did not happen, or has not happened yet.
 
@@ -171,8 +182,8 @@ def _never_started(
         effect = Start(None, run.attempt, run.commit, again=run)
         action = Action(verb, memory.job, "LaunchUnsettled", message, run.run_id, run.host, effect=effect)
         return Tended(memory, lines, _view(memory, run, Phase.PENDING, "LaunchUnsettled", message), action)
-    if frozen:
-        message = f"the launch of attempt {run.attempt} is unsettled and the manifest is broken"
+    if frozen or (desired is None and not prunable):
+        message = f"the launch of attempt {run.attempt} is unsettled and its manifest cannot be read"
         return Tended(memory, lines, _view(memory, run, Phase.HELD, "Frozen", message, frozen=True))
     if now - memory.run_at < LATE_START_S:
         message = f"the launch of attempt {run.attempt} on {run.host} was cut short and is no longer wanted; "
@@ -196,23 +207,25 @@ def _alive(
 ) -> Verdict:
     report = seen.report
     phase = Phase.PREPARING if report is None or report.status is ReportStatus.PREPARING else Phase.RUNNING
+    # What a person asked for, and a stop that is under way, do not wait for a manifest to be mended.
+    if memory.stop is not None:
+        return _stopping(memory, run, seen, decode, now)
+    if memory.cancelled:
+        return _stop(memory, run, seen, Verb.CANCEL, Cause.CANCELLED, "CancelRequested", "cancelled by request", decode)
+    if memory.suspended:
+        why = "suspended by request; it checkpoints and stops"
+        return _stop(memory, run, seen, Verb.CANCEL, Cause.SUSPENDED, "Suspended", why, decode)
     if frozen:
         return Verdict(
             _view(
                 memory, run, phase, "Frozen", "its manifest is broken; the run goes on untouched", report, frozen=True
             )
         )
-    if memory.stop is not None:
-        return _stopping(memory, run, seen, decode, now)
     if desired is None:
         return _unwanted(memory, run, seen, phase, prunable=prunable, decode=decode)
-    if memory.cancelled:
-        return _stop(memory, run, seen, Verb.CANCEL, Cause.CANCELLED, "CancelRequested", "cancelled by request", decode)
-    if desired.suspend or memory.suspended:
-        why = "spec.suspend is true" if desired.suspend else "suspended by request"
-        return _stop(
-            memory, run, seen, Verb.CANCEL, Cause.SUSPENDED, "Suspended", f"{why}; it checkpoints and stops", decode
-        )
+    if desired.suspend:
+        why = "spec.suspend is true; it checkpoints and stops"
+        return _stop(memory, run, seen, Verb.CANCEL, Cause.SUSPENDED, "Suspended", why, decode)
     if (desired.digest, desired.generation) != (run.digest, run.generation):
         found = changes(run.normal, desired.normal)
         what = ", ".join(change.path for change in found[:3]) + ("…" if len(found) > 3 else "") or "spec.generation"
@@ -339,7 +352,7 @@ def rest(memory: Memory, desired: Desired) -> View | None:
             stone.run_id,
             exit_code=stone.exit_code,
         )
-    if memory.cancelled:
+    if memory.cancelled and memory.cancelled_for in (None, (desired.digest, desired.generation)):
         message = "cancelled by request before it ran; `reconciler resume` or a new generation starts it"
         return View(memory.job, Phase.CANCELLED, "Cancelled", message, attempt=memory.attempt)
     if desired.suspend or memory.suspended:

@@ -32,8 +32,9 @@ class Memory:
     """`run` is the attempt that may be alive: from its intent until its end was seen. `submitted` tells whether the submit
     was settled; between intent and settling only looking helps. `run_at` is when it was last sent, or given up without an
     answer. `stop` is why we asked it to end, `stop_at` when (our clock). `spent` counts requeues per cause in this generation
-    and digest; `unlucky` counts tries in a row without a lasting run. `heir_of` is the mark of the newest run that was adopted,
-    which may be another repository's.
+    and digest; `unlucky` counts tries in a row without a lasting run. `heir_of` is the mark of a run that was
+    adopted, which may be another repository's, until a launch of ours follows it. `released`: a person, or spec.deletion, let its
+    run go on unminded. `cancelled_for` is the (digest, generation) that a cancel by request is about.
     """
 
     job: JobKey
@@ -57,6 +58,8 @@ class Memory:
     pin: str | None = None
     pin_for: tuple[str, int] | None = None
     heir_of: str = ""
+    released: bool = False
+    cancelled_for: tuple[str, int] | None = None
 
     @property
     def blank(self) -> bool:
@@ -159,17 +162,19 @@ class Edited:
 
 @dataclass(frozen=True, slots=True)
 class Requested:
-    """A person asked: cancel, suspend or resume."""
+    """A person asked: cancel, suspend or resume. `about` is the (digest, generation) that was wanted then."""
 
     what: str
     why: str
+    about: tuple[str, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Forgotten:
-    """We stop minding the job. `why` says whether it is gone, orphaned, or forgotten by hand."""
+    """We stop minding the job. `released`: although a run of it may be alive, which is then left alone for good."""
 
     why: str
+    released: bool = False
 
 
 Line = (
@@ -232,6 +237,7 @@ def fold(memory: Memory, line: Line, at: float) -> Memory:
                 memory,
                 suspended=what == "suspend" or (memory.suspended and what != "resume"),
                 cancelled=what == "cancel" or (memory.cancelled and what != "resume"),
+                cancelled_for=line.about if what == "cancel" else memory.cancelled_for,
                 not_before=0.0 if what == "resume" else memory.not_before,
                 unlucky=0 if what == "resume" else memory.unlucky,
                 tombstone=None if what == "resume" and _was_cancelled(memory) else memory.tombstone,
@@ -240,12 +246,13 @@ def fold(memory: Memory, line: Line, at: float) -> Memory:
             return replace(memory, unlucky=memory.unlucky + 1, not_before=not_before, last_end=message)
         case Forgotten():
             # The attempt number survives, so that a job which comes back never reuses a run id.
-            return Memory(memory.job, attempt=memory.attempt)
+            return Memory(memory.job, attempt=memory.attempt, released=line.released)
     if memory.run is None or line.run_id != memory.run.run_id:
         return memory
     match line:
         case Launched(handle=handle):
-            return replace(memory, handle=handle, submitted=True)
+            # From here on the newest attempt on the host carries our own mark.
+            return replace(memory, handle=handle, submitted=True, heir_of="")
         case Refused(message=message):
             return replace(
                 _without_run(memory),

@@ -219,7 +219,7 @@ def _begin(
     if world.now < memory.not_before:
         message = f"{memory.last_end.partition(chr(10))[0]}; the next try waits out the back-off"
         return wait(memory, desired, "BackingOff", message, next_try=memory.not_before)
-    if memory.attempt == 0 and world.unscanned:
+    if world.unscanned and (memory.attempt == 0 or memory.heir_of):
         message = _never_seen(world)
         return wait(memory, desired, "HostNeverSeen", message, held=True)
     request = world.decode(desired.normal).request
@@ -289,9 +289,11 @@ def _guard(world: World, actions: Iterable[Action], tended: Mapping[JobKey, Tend
     )
     if not removals or world.delete_allowed == len(removals):
         return None
+    # A run that was found by its mark, and that this state has never seen wanted, may be wanted by a newer commit than ours.
+    found = any(action.job in world.memories and _only_found(world.memories[action.job]) for action in removals)
     many = len(removals) >= DELETE_COUNT_MIN and len(removals) > DELETE_SHARE_MAX * live
     everything = len(removals) >= live and (len(removals) >= DELETE_COUNT_MIN or not world.desired)
-    if not many and not everything:
+    if not many and not everything and not found:
         return None
     names = ", ".join(str(action.job) for action in removals[:5]) + (", …" if len(removals) > 5 else "")
     flag = f"--confirm-delete {len(removals)}"
@@ -299,6 +301,10 @@ def _guard(world: World, actions: Iterable[Action], tended: Mapping[JobKey, Tend
         f"This would remove {len(removals)} of {live} live jobs ({names}). Nothing was done. If you want that, add {flag}",
         flag,
     )
+
+
+def _only_found(memory: Memory) -> bool:
+    return memory.run is not None and bool(memory.heir_of)
 
 
 def plan_to_json(

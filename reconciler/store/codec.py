@@ -59,10 +59,10 @@ def dump_line(line: Line) -> tuple[str, str]:
             body = {"run_id": run_id, "run": run.to_json()}
         case Deferred(message, not_before):
             body = {"message": message, "not_before": not_before}
-        case Requested(what, why):
-            body = {"what": what, "why": why}
-        case Forgotten(why):
-            body = {"why": why}
+        case Requested(what, why, about):
+            body = {"what": what, "why": why, "about": list(about) if about else None}
+        case Forgotten(why, released):
+            body = {"why": why, "released": released}
     return type(line).__name__, _json(body)
 
 
@@ -100,9 +100,10 @@ def load_line(kind: str, text: str) -> Line:
         case "Deferred":
             return Deferred(body["message"], body["not_before"])
         case "Requested":
-            return Requested(body["what"], body["why"])
+            about = body.get("about")
+            return Requested(body["what"], body["why"], (about[0], about[1]) if about else None)
         case "Forgotten":
-            return Forgotten(body["why"])
+            return Forgotten(body["why"], body.get("released", False))
     raise ValueError(f"unknown kind of journal line {kind!r}")
 
 
@@ -132,12 +133,24 @@ def dump_memory(memory: Memory) -> str:
             stone.message,
             stone.at,
         ]
-    for name in ("unlucky", "not_before", "last_end", "last_host", "suspended", "cancelled", "pin", "heir_of"):
+    for name in (
+        "unlucky",
+        "not_before",
+        "last_end",
+        "last_host",
+        "suspended",
+        "cancelled",
+        "pin",
+        "heir_of",
+        "released",
+    ):
         value = getattr(memory, name)
         if value:
             body[name] = value
     if memory.last_phase is not None:
         body["last_phase"] = memory.last_phase.value
+    if memory.cancelled_for is not None:
+        body["cancelled_for"] = list(memory.cancelled_for)
     if memory.pin_for is not None:
         body["pin_for"] = list(memory.pin_for)
     return _json(body)
@@ -169,6 +182,8 @@ def load_memory(job: JobKey, text: str) -> Memory:
         cancelled=body.get("cancelled", False),
         pin=body.get("pin"),
         heir_of=body.get("heir_of", ""),
+        released=body.get("released", False),
+        cancelled_for=(cancelled[0], cancelled[1]) if (cancelled := body.get("cancelled_for")) else None,
         pin_for=(pin_for[0], pin_for[1]) if pin_for else None,
     )
 

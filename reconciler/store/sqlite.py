@@ -263,8 +263,8 @@ def _myself(actor: str) -> Holder:
 
 def _dead(holder: Holder, me: Holder) -> bool:
     """True when the holder ran on this machine, in this boot, and its process is gone. Elsewhere: only time tells."""
-    if not holder.boot or holder.boot != me.boot or not holder.start:
-        return False
+    if not holder.boot or (holder.boot, holder.host) != (me.boot, me.host) or not holder.start:
+        return False  # another machine, or another container on this one, whose processes we cannot see
     return _start_of(holder.pid) != holder.start
 
 

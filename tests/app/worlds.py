@@ -147,7 +147,7 @@ class Desk:
             dict(self.manifests), dict(self.frozen), tuple(self.frozen.values()), self.complete, "c1", False
         )
 
-    def prepare(self, spec: JobSpec, pin: str | None) -> Package:
+    def prepare(self, spec: JobSpec, pin: str | None, head: str | None) -> Package:
         self._fail("prepare")
         return Package("commit", False, self.tree)
 

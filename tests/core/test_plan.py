@@ -347,7 +347,7 @@ def test_an_older_attempt_that_wakes_up_beside_the_newer_one_is_ended():
 
 def test_a_forgotten_run_stays_let_go():
     run = run_of(job())
-    memory = remember(Forgotten("by hand"), job=key())
+    memory = remember(Forgotten("by hand", released=True), job=key())
     memory = replace(memory, attempt=1)
     assert words(planned([], [memory], [census(seen(run))])) == []
 

@@ -270,7 +270,7 @@ class SimWorld:
         frozen = {key(name): Problem(f"{name}.yaml", 3, "broken") for name in self.broken}
         return DesiredState(wanted, frozen, tuple(frozen.values()), self.complete, "commit", False)
 
-    def prepare(self, spec: JobSpec, pin: str | None) -> Package:
+    def prepare(self, spec: JobSpec, pin: str | None, head: str | None) -> Package:
         return Package(pin, False, None)
 
     def deliver(self, host: str, package: Package, progress: object, *, send: bool) -> None:
