@@ -56,11 +56,14 @@ class Fault(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Course:
-    """How a run goes if nobody interferes: it exits with `exit_code` after `lasts_s`; asked to stop, it takes `stops_s`."""
+    """How a run goes if nobody interferes: it exits with `exit_code` after `lasts_s`. Asked to stop, it takes `stops_s`, but no
+    longer than its grace; `stuck`: its supervisor hangs, and only force ends it."""
 
     lasts_s: float = math.inf
     exit_code: int = 0
     stops_s: float = 1.0
+    stuck: bool = False
+    output: bytes = b"started\n"
 
 
 @dataclass(slots=True)
@@ -173,7 +176,11 @@ class FakeMachine:
         tree = submission.body.get("tree")
         if isinstance(tree, dict) and tree.get("object") and tree["object"] not in self.objects:
             return Declined("missing", f"its code is not on {self.name}, or is damaged there")
-        fence = self.fences.get(run.job)
+        fence, owners = self.fences.get(run.job), submission.body.get("owners")
+        if fence is not None and isinstance(owners, list) and fence.owner not in owners:
+            return Declined(
+                "owned", f"a job of this name that another repository of manifests started lies on {self.name}"
+            )
         if fence is not None and fence.token != run.token and fence.attempt >= run.attempt:
             return Declined("fenced", f"a newer attempt of this job has claimed {self.name}")
         older = [process for process in self.processes.values() if process.run.job == run.job]
@@ -209,7 +216,8 @@ class FakeMachine:
             process.final = Report(ReportStatus.CANCELLED, seq=0, cause=REASONS[reason])
             return "already gone"
         process.request = reason
-        process.ends_at = min(process.ends_at, self.now() + (0.0 if force else min(process.course.stops_s, grace_s)))
+        ends_in_s = min(process.course.stops_s, math.inf if process.course.stuck else grace_s)
+        process.ends_at = min(process.ends_at, self.now() + (0.0 if force else ends_in_s))
         return "signalled"
 
     def sight(self, run_id: str) -> Sighting:
@@ -235,7 +243,7 @@ class FakeMachine:
         now = self.now()
         process.started_at = now
         process.ends_at = now + process.course.lasts_s
-        process.log += b"started\n"
+        process.log = process.course.output
         self.on_start(self, process)
 
     def _finish(self, process: Process) -> None:
@@ -245,7 +253,6 @@ class FakeMachine:
             status, cause, code = ReportStatus.COMPLETED, None, 0
         else:
             status, cause, code = ReportStatus.FAILED, Cause.FAILURE, process.course.exit_code
-        process.log += b"ended\n"
         self.end(process.run.run_id, status, cause, code)
 
     def _report(self, process: Process) -> Report:
@@ -270,7 +277,9 @@ class FakeBackend:
         tree: Json = None
         if facts.tree is not None:
             tree = {"object": facts.tree.object, "sha256": facts.tree.sha256, "directory": facts.tree.directory}
-        return Submission(run, {"claim": run.to_json(), "tree": tree, "chip": facts.chip}, facts.secrets)
+        owners: list[Json] = [run.owner, *([facts.heir_of] if facts.heir_of else [])]
+        body: dict[str, Json] = {"claim": run.to_json(), "tree": tree, "chip": facts.chip, "owners": owners}
+        return Submission(run, body, facts.secrets)
 
     def submit(self, submissions: Sequence[Submission]) -> Mapping[str, Accepted | Declined]:
         machine = self.machine
@@ -332,8 +341,11 @@ class FakeBackend:
         process = self.machine.processes.get(known.run.run_id)
         if process is None:
             raise Rejected(f"{self.machine.name} has no log of {known.run.run_id}")
+        self.machine.settle()
         size = len(process.log)
         start = min(size, since.offset) if since.offset >= 0 else max(0, size + since.offset)
+        if since.offset > size:  # the log was cut since
+            return LogChunk(process.log[: since.size_max], 0, min(size, since.size_max), rotated=True)
         data = process.log[start : start + since.size_max]
         return LogChunk(data, start, start + len(data))
 

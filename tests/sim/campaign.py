@@ -25,7 +25,10 @@ def storm(seed: int, directory: Path) -> SimWorld:
     def course(run: Run) -> Course:
         lot = random.Random(f"{seed} {run.run_id}")
         return Course(
-            lot.choice([20.0, 60.0, 200.0, 900.0]), lot.choice([0, 0, 0, 0, 7]), lot.choice([1.0, 5.0, 1.0, math.inf])
+            lot.choice([20.0, 60.0, 200.0, 900.0]),
+            lot.choice([0, 0, 0, 0, 7]),
+            lot.choice([1.0, 5.0, math.inf]),
+            stuck=lot.random() < 0.3,
         )
 
     world = build(
