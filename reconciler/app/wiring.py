@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import posixpath
 import secrets as randomness
 import sys
 import threading
@@ -61,6 +62,8 @@ class Place:
     root: Path
     subdir: str
     git_dir: Path | None
+    path: str = "."
+    """The manifest directory, from the top of the repository: two of them are two sources, with jobs of their own."""
 
 
 class SystemClock:
@@ -80,8 +83,10 @@ def find_place(settings: Settings) -> Place:
         raise SourceError(
             f"{settings.directory} is not a directory", hint="Name the repository of manifests with -C DIR."
         )
-    status, out, said = git.ask(root, "rev-parse", "--absolute-git-dir")
-    git_dir = Path(out.decode(errors="surrogateescape").strip()) if status == 0 else None
+    status, out, said = git.ask(root, "rev-parse", "--absolute-git-dir", "--show-prefix")
+    lines = out.decode(errors="surrogateescape").split("\n")
+    git_dir = Path(lines[0]) if status == 0 else None
+    prefix = lines[1] if status == 0 and len(lines) > 1 else ""
     if git_dir is None and any((above / ".git").exists() for above in (root, *root.parents)):
         # A repository that git cannot read is not a plain directory: taken for one, its files would be another source.
         raise SourceError(f"{root} lies in a git repository that git cannot read: {said}")
@@ -89,7 +94,8 @@ def find_place(settings: Settings) -> Place:
     if not has_folder and git_dir is not None:
         # The folder may exist in the commit and not on disk (sparse checkout, bare repository).
         has_folder = git.ask(root, "cat-file", "-e", f"{settings.ref}:./{MANIFESTS}")[0] == 0
-    return Place(root, MANIFESTS if has_folder else ".", git_dir)
+    subdir = MANIFESTS if has_folder else "."
+    return Place(root, subdir, git_dir, posixpath.normpath(posixpath.join(prefix or ".", subdir)))
 
 
 def read_inventory(settings: Settings, place: Place) -> Inventory:
@@ -261,7 +267,9 @@ def _owner(place: Place, cache_dir: Path) -> str:
     owner = owner_of(place.root, known=known, in_git=place.git_dir is not None)
     if owner != known:
         cache.save("1", {"owner": owner})
-    return owner
+    if place.git_dir is None or place.path in (MANIFESTS, "."):
+        return owner
+    return hashlib.sha256(f"{owner}:{place.path}".encode()).hexdigest()[:40]
 
 
 def _state_base(settings: Settings) -> Path:

@@ -45,7 +45,7 @@ def parse(output: bytes) -> Answer:
         if at >= 0:
             try:
                 value = json.loads(output[at + len(MARKER) : end])
-            except ValueError:
+            except (ValueError, RecursionError):
                 return Answer(tuple(lines), False, b"")
             if not isinstance(value, dict):
                 return Answer(tuple(lines), False, b"")
@@ -67,7 +67,10 @@ def handle_from(run_id: str, token: str, data: Any) -> Handle | None:
 def census_from(host: str, answer: Answer, *, scanned: bool) -> Census:
     """All sightings of one host; complete only if every status root could be read and every line understood."""
     last = answer.lines[-1] if answer.lines else {}
-    errors = [f"{path}: {why}" for path, why in _map(last.get("roots")).items() if why]
+    roots = _map(last.get("roots"))
+    errors = [f"{path}: {why}" for path, why in roots.items() if why]
+    if not roots:
+        errors.append("the answer does not say which status directories were read")
     boot_id = str(last.get("boot_id") or "")
     sightings: dict[str, Sighting] = {}
     for line in answer.lines:

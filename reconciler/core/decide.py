@@ -207,8 +207,8 @@ def _alive(
 ) -> Verdict:
     report = seen.report
     phase = Phase.PREPARING if report is None or report.status is ReportStatus.PREPARING else Phase.RUNNING
-    # What a person asked for, and a stop that is under way, do not wait for a manifest to be mended.
-    if memory.stop is not None:
+    # What a person asked for does not wait for a manifest to be mended; every other stop does.
+    if memory.stop is not None and (not frozen or memory.cancelled or memory.suspended):
         return _stopping(memory, run, seen, decode, now)
     if memory.cancelled:
         return _stop(memory, run, seen, Verb.CANCEL, Cause.CANCELLED, "CancelRequested", "cancelled by request", decode)

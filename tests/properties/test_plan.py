@@ -94,7 +94,9 @@ def what_is_stopped_was_seen_and_is_ours(world, made):
 @promise
 def a_broken_manifest_freezes_its_job(world, made):
     for action in made.actions:
-        if action.job in world.frozen and action.reason != "StrayAttempt":
+        memory = world.memories.get(action.job) or Memory(action.job)
+        by_a_person = memory.cancelled or memory.suspended
+        if action.job in world.frozen and action.reason != "StrayAttempt" and not by_a_person:
             assert action.effect is None
             assert action.verb in (Verb.HOLD, Verb.ADOPT)
 
@@ -253,7 +255,9 @@ def the_guard_lets_few_removals_pass_and_asks_for_the_rest(world, made):
 @promise
 def what_was_learned_is_learned_once(world, made):
     again = plan(replace(world, memories=learned(world, made)))
-    assert again.lines == ()
+    # What remains to be learned is about another living run that the first look left for later: it is taken in one by one.
+    assert not any(line in made.lines for line in again.lines)
+    assert not again.lines or isinstance(again.lines[0][1], Adopted)
 
 
 @promise

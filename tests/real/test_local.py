@@ -405,3 +405,35 @@ def test_doctor_and_hosts_speak_of_this_machine(site: Site):
     assert "All is well" in said.out
     assert "local" in site("hosts").out
     assert site("hosts", "--json").json["hosts"][0]["slots_free"] == 16
+
+
+def test_another_folder_of_the_same_repository_is_another_source_and_touches_nothing_of_the_first(site: Site):
+    site.job("long", ["sleep", "306"])
+    site.commit()
+    site("apply", "--yes")
+    team = site.repo / "team" / "manifests"
+    team.mkdir(parents=True)
+    (team / "README.md").write_text("nothing yet\n")
+    site.commit()
+    said = site("-C", str(site.repo / "team"), "plan")
+    assert said.code == 0, said
+    assert "long" not in said.out
+    assert site.status()["long"]["phase"] == "Running"
+    site("cancel", "long")
+
+
+def test_cancel_works_without_a_manifest_and_says_when_there_is_nothing_to_cancel(site: Site):
+    site.job("a", ["sleep", "307"])
+    site.job("b", ["true"])
+    site.commit()
+    site("apply", "--yes")
+    site.until(lambda jobs: jobs["b"]["phase"] == "Succeeded", apply=True)
+    assert "nothing to cancel" in site("cancel", "b").out
+    site.job("b", ["true"], generation=2)
+    site.path("a").unlink()
+    site.commit()
+    said = site("cancel", "a")
+    assert said.code == 0, said
+    site("apply", "--yes", "--wait", "--timeout", "20")
+    assert site.status()["b"]["attempt"] == 2
+    assert not processes("\0" + "307")
