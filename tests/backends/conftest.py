@@ -1,0 +1,14 @@
+import pytest
+
+pytest.register_assert_rewrite("tests.contract.backend_contract")
+
+from reconciler.app.shipping import Bundle  # noqa: E402 - after the line above, which must come before any import of it
+from tests.lab.sshd import ssh_lab  # noqa: E402
+
+__all__ = ["ssh_lab"]
+
+
+@pytest.fixture(scope="session")
+def bundle():
+    """The runtime as it travels, packed once."""
+    return Bundle()
