@@ -154,7 +154,9 @@ class NodeBackend:
         results: dict[str, Accepted | Declined] = {}
         for line in answer.lines:
             run_id = line.get("run_id")
-            if isinstance(run_id, str) and run_id in tokens:
+            claimed_only = line.get("result") == "already" and line.get("handle") is None
+            # Claimed with our token, and not started: its launcher is still at it, or was killed. The next look tells.
+            if isinstance(run_id, str) and run_id in tokens and not claimed_only:
                 results[run_id] = _result(run_id, tokens[run_id], line, self._settings.name)
         return results
 

@@ -69,7 +69,6 @@ def test_a_run_with_a_handle_is_accepted(node, result, repeated):
     assert answer.repeated == repeated
 
 
-@pytest.mark.xfail(strict=True, reason="_result() takes a claim whose launcher is still at work for a refusal")
 def test_a_run_that_is_claimed_and_not_yet_started_is_not_declined(node):
     node.say({"run_id": RUN.run_id, "result": "already", "reason": "claimed", "handle": None}, {"done": True})
     assert RUN.run_id not in node.submit()

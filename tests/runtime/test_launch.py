@@ -203,7 +203,8 @@ DYING = textwrap.dedent("""
         if when == "before":
             os.kill(launcher, signal.SIGKILL)
         result = original(*arguments, **options)
-        os.kill(launcher, signal.SIGKILL)
+        if when == "after":
+            os.kill(launcher, signal.SIGKILL)
         return result
     setattr(target, name, dying)
     raise SystemExit(runtime.__main__.main(["launch"]))
