@@ -50,3 +50,9 @@ EXPECTED = {
     "Suspended",
     "Unplaceable",
 }
+
+
+def test_a_seed_gives_the_same_world_each_time(tmp_path):
+    first, second = storm(3, tmp_path / "first"), storm(3, tmp_path / "second")
+    assert first.lines == second.lines
+    assert first.boundaries == second.boundaries
