@@ -56,9 +56,6 @@ def test_a_launch_that_arrives_late_after_its_manifest_was_removed_is_ended(tmp_
     world.close()
 
 
-@pytest.mark.xfail(
-    strict=True, reason="a forgotten job's run is taken for one that was let go on purpose, whatever it was"
-)
 def test_a_launch_that_arrives_after_its_job_was_forgotten_is_ended(tmp_path):
     world = build(tmp_path, local=None, plain=(("h1", 2, 0),), courses={"a": FOREVER})
     world.step()
