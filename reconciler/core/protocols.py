@@ -133,7 +133,7 @@ class Backend(Protocol):
         ...
 
     def logs(self, known: Known, since: LogCursor) -> LogChunk:
-        """A piece of the run's output. Raises Rejected when it never wrote any."""
+        """A piece of the run's output; empty when it has written none. Raises what the connection raises."""
         ...
 
     def close(self) -> None:

@@ -161,3 +161,19 @@ def test_runs_of_a_job_are_found_on_every_host_by_their_mark(tmp_path):
     assert [run.run.attempt for run in found.runs] == [2, 1]
     assert found.unseen == {"h3": "h3: no connection"}
     desk.close()
+
+
+@pytest.mark.parametrize("fault", [Fault.BEFORE, Fault.AFTER, Fault.PARTIAL, Fault.GARBLED])
+def test_a_look_that_was_not_complete_is_not_remembered_as_one(tmp_path, fault):
+    desk = Desk(tmp_path, names=("h1", "h2"))
+    desk.machines["h2"].disturb = lambda verb, machine: fault
+    desk.want(job())
+    desk.one_pass()
+    assert desk.store.scanned() == {"h1"}
+    assert desk.machines["h1"].living() == []
+    desk.machines["h2"].disturb = lambda verb, machine: None
+    desk.clock.sleep(COOL_DOWN_S)
+    desk.one_pass()
+    assert desk.store.scanned() == {"h1", "h2"}
+    assert len(desk.machines["h1"].living()) == 1
+    desk.close()
