@@ -9,11 +9,17 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Dict, List
 
-VERBS = ("launch", "observe", "cancel", "logs", "clean")
+VERBS = ("launch", "observe", "cancel", "logs", "clean", "enqueue", "withdraw", "dequeue")
+# What a batch script calls on the machines it was given; these take the run's directory as an argument.
+STEPS = ("begin", "work", "end")
 
 
 def main(arguments: List[str]) -> int:
     """Serve one verb. 0 when its `done` line was written, 2 for a call that cannot be understood, 1 for a failure."""
+    if len(arguments) >= 2 and arguments[0] in STEPS:
+        from runtime import step  # noqa: PLC0415
+
+        return step.serve(arguments[0], arguments[1:])
     from runtime import request  # noqa: PLC0415
 
     if len(arguments) != 1 or arguments[0] not in VERBS:
@@ -42,6 +48,12 @@ def _serve(verb: str, document: Dict[str, Any]) -> None:
         from runtime.cancel import cancel as serve  # noqa: PLC0415
     elif verb == "clean":
         from runtime.clean import clean as serve  # noqa: PLC0415
+    elif verb == "enqueue":
+        from runtime.enqueue import enqueue as serve  # noqa: PLC0415
+    elif verb == "withdraw":
+        from runtime.enqueue import withdraw as serve  # noqa: PLC0415
+    elif verb == "dequeue":
+        from runtime.dequeue import dequeue as serve  # noqa: PLC0415
     else:
         from runtime.read import read_log  # noqa: PLC0415
 

@@ -36,8 +36,8 @@ class _Stop:
 def report(step: int, total: Optional[int] = None, **metrics: float) -> None:
     """Tell how far the work is. Cheap enough for steps of a millisecond; only the newest report is kept."""
     directory = os.environ.get("RECONCILER_STATUS_DIR")
-    if not directory:
-        return
+    if not directory or os.environ.get("RECONCILER_NODE_RANK", "0") != "0":
+        return  # on several machines the first one speaks for all
     value = {
         "step": int(step),
         "total": None if total is None else int(total),

@@ -65,12 +65,14 @@ def ask(wanted: Dict[str, Any], node: Node, orphans: List[Orphan]) -> Tuple[str,
         made = owned(wanted)
     except FileNotFoundError:
         return "gone", "there is no such run here"
+    if made.get("queue"):
+        raise Refused("elsewhere", "the run belongs to the queue of %s" % made.get("host"))
     if made.get("boot_id") != node.boot_id:
         if made.get("hostname") != node.hostname:
             raise Refused("elsewhere", "the run was started on %s; this is %s" % (made.get("hostname"), node.hostname))
         return "gone", "the machine has been started anew since"
     if claim.abandon(status_dir, wanted["run_id"]):
-        _finish(status_dir, wanted, "It was stopped before it started.")
+        finish(status_dir, wanted, "It was stopped before it started.")
         return "gone", "it had not started, and will not"
     started = claim.read_started(status_dir) or {}
     metadata = status.read_json(os.path.join(status_dir, contract.METADATA))
@@ -78,7 +80,7 @@ def ask(wanted: Dict[str, Any], node: Node, orphans: List[Orphan]) -> Tuple[str,
     if not alive:
         claim.drop_live(claim.status_root(made), wanted["run_id"])
         return "gone", "it had ended"
-    _write_request(status_dir, wanted)
+    write_request(status_dir, wanted)
     if supervised:
         process.send((started["pid"],), signal.SIGTERM)
         process.send((started["pid"],), signal.SIGCONT)
@@ -114,7 +116,8 @@ def _members(started: Dict[str, Any], made: Dict[str, Any], node: Node) -> List[
     return []
 
 
-def _write_request(status_dir: str, wanted: Dict[str, Any]) -> None:
+def write_request(status_dir: str, wanted: Dict[str, Any]) -> None:
+    """Leave word of why, where the supervisor looks for it."""
     force = bool(wanted.get("force"))
     request = {
         "reason": wanted["reason"],
@@ -150,7 +153,7 @@ def _ended(orphan: Orphan, node: Node) -> bool:
     members = [one.pid for one in _members(orphan.started, orphan.made, node)]
     if not members:
         try:
-            _finish(orphan.made["status_dir"], orphan.wanted, "Its supervisor was gone; it was stopped as requested.")
+            finish(orphan.made["status_dir"], orphan.wanted, "Its supervisor was gone; it was stopped as requested.")
         except (OSError, ValueError):
             pass  # the directory is gone or cannot be written: the observer sees a run without processes
         return True
@@ -160,7 +163,7 @@ def _ended(orphan: Orphan, node: Node) -> bool:
     return now >= orphan.kill_at + KILL_WAIT_S
 
 
-def _finish(status_dir: str, wanted: Dict[str, Any], message: str) -> None:
+def finish(status_dir: str, wanted: Dict[str, Any], message: str) -> None:
     """The final record of a run that has no supervisor to write it."""
     fields = status.read_json(os.path.join(status_dir, contract.METADATA))
     made = status.read_json(os.path.join(status_dir, contract.CLAIM))

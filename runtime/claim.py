@@ -22,10 +22,12 @@ except ImportError:  # not a POSIX system; bootstrap.sh does not run there eithe
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Dict, Optional, Tuple
+    from typing import Any, Callable, Dict, Optional, Tuple
 
     from runtime.contract import Run, Started
     from runtime.node import Node
+
+    Asked = Callable[[str], Optional[bool]]
 
 LOCK_WAIT_S = 10.0  # a claim takes milliseconds; whoever holds the lock this long is stopped or hangs on a dead disk
 
@@ -47,8 +49,11 @@ class Already(Exception):
         self.started = started
 
 
-def take(run: Run, node: Node, launcher: Dict[str, Any]) -> Claimed:
-    """Make the run's directory, or raise Refused or Already having left nothing behind."""
+def take(run: Run, node: Node, launcher: Dict[str, Any], ask: Optional[Asked] = None) -> Claimed:
+    """Make the run's directory, or raise Refused or Already having left nothing behind.
+
+    `ask` tells whether an older attempt, by its directory, still lives in its queue: None is "nobody knows".
+    """
     job_dir = os.path.dirname(run["status_dir"])
     try:
         files.make_directories(job_dir)
@@ -61,7 +66,7 @@ def take(run: Run, node: Node, launcher: Dict[str, Any]) -> Claimed:
         _refuse_fenced(run, job_dir)
         if exclusive:
             _sweep(job_dir)
-        _end_older(run, node, job_dir)
+        _end_older(run, node, job_dir, ask)
         return _make(run, node, launcher, job_dir)
     except OSError as error:
         reason = "%s: %s" % (error.filename or run["status_dir"], error.strerror)
@@ -171,7 +176,7 @@ def _refuse_known(run: Run) -> None:
     if claim.get("token") != run["token"]:
         raise Refused("claimed", "%s is claimed with another token, by %s" % (run["run_id"], claim.get("host")))
     started = read_started(run["status_dir"])
-    raise Already(started if started and "pid" in started else None)  # type: ignore[arg-type]
+    raise Already(started if started and "abandoned_by" not in started else None)  # type: ignore[arg-type]
 
 
 def _refuse_foreign(run: Run, job_dir: str) -> None:
@@ -202,7 +207,7 @@ def _sweep(job_dir: str) -> None:
                 status.remove_file(path)
 
 
-def _end_older(run: Run, node: Node, job_dir: str) -> None:
+def _end_older(run: Run, node: Node, job_dir: str, ask: Optional[Asked]) -> None:
     fence_run = read_fence(job_dir).get("run_id")
     for name in os.listdir(job_dir):
         path = os.path.join(job_dir, name)
@@ -211,23 +216,39 @@ def _end_older(run: Run, node: Node, job_dir: str) -> None:
         live = os.path.join(run["status_root"], contract.LIVE, name)
         if not os.path.exists(os.path.join(path, contract.STARTED)) and abandon(path, run["run_id"]):
             status.remove_file(live)
+            status.remove_file(os.path.join(path, contract.SECRETS))
         elif name == fence_run or os.path.lexists(live):
-            _refuse_alive(run, node, path)
+            _refuse_alive(run, node, path, ask)
             status.remove_file(live)
+            status.remove_file(os.path.join(path, contract.SECRETS))
 
 
-def _refuse_alive(run: Run, node: Node, older: str) -> None:
+def _refuse_alive(run: Run, node: Node, older: str, ask: Optional[Asked]) -> None:
     try:
         claim = status.read_json(os.path.join(older, contract.CLAIM))
     except FileNotFoundError:
         return  # removed meanwhile
     if int(claim.get("attempt", 0)) >= run["attempt"]:
         raise Refused("fenced", "attempt %s of this job exists (%s)" % (claim["attempt"], claim.get("run_id")))
+    if claim.get("queue"):
+        _refuse_queued(claim, older, ask)
+        return
     if claim.get("boot_id") != node.boot_id:
         return  # it ran before this boot, or on another machine that shares the directory
     started = read_started(older)
     if node.is_alive(started) or node.members(started, str(claim.get("token", "")), deep=not _is_final(older)):
         raise Refused("alive", "attempt %s (%s) still has processes here" % (claim.get("attempt"), claim.get("run_id")))
+
+
+def _refuse_queued(claim: Dict[str, Any], older: str, ask: Optional[Asked]) -> None:
+    """Only its queue knows whether it lives; without a way to ask, the fence has to do (it ends at its next beat)."""
+    if ask is None or _is_final(older):
+        return
+    lives = ask(older)
+    if lives is None:
+        raise Refused("unsure", "nobody can tell whether attempt %s still runs" % claim.get("attempt"))
+    if lives:
+        raise Refused("alive", "attempt %s (%s) is still in the queue" % (claim.get("attempt"), claim.get("run_id")))
 
 
 def _is_final(status_dir: str) -> bool:
@@ -252,6 +273,8 @@ def _make(run: Run, node: Node, launcher: Dict[str, Any], job_dir: str) -> Claim
         "status_dir": run["status_dir"],
         "work_dir": run["work_dir"],
     }
+    if run["queue"]:
+        claim["queue"] = run["queue"]
     record = first_record(run, node, created)
     aside = os.path.join(job_dir, ".%s.%d" % (run_id[-80:], os.getpid()))
     log = -1

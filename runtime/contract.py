@@ -27,6 +27,10 @@ REQUESTS = {
 CLAIM, STARTED, METADATA, PROGRESS, REQUEST = "claim", "started", "metadata.json", "progress.json", "request"
 LOG, CONFIG, FENCE, LOCK, LIVE = "output.log", "config.json", "fence", ".lock", ".live"
 COMMIT, LATEST = "COMMIT", "latest"
+# Of a run that goes through a queue system (docs/node-protocol.md, Queues).
+QUEUED, RECORD, SECRETS, WORKERS, SCRIPT = "queued", "run.json", ".secrets", "workers", "script.sh"
+# What the batch script ends with when nothing of the run was begun: the scheduler shows it as the exit code.
+EXIT_NO_SHARE, EXIT_NOT_OURS = 78, 79
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -84,6 +88,8 @@ if TYPE_CHECKING:
         source: Dict[str, Any]
         claim: Dict[str, Any]
         owners: List[str]
+        queue: Optional[Dict[str, Any]]
+        ranks: Dict[str, str]
 
     class Started(TypedDict):
         """The supervisor's identity. `abandoned_by` stands alone in its place when a later attempt came first."""

@@ -56,6 +56,9 @@ def stopped(origin: str, request: Dict[str, Any], code: Optional[int], limit_s: 
     if word in REQUESTS:
         status, cause = REQUESTS[word]
         return Ending(status, cause, "Stopped as requested (%s)." % word, exit_code=shown, signal=number)
+    if origin == "warning":
+        message = "Its time limit was near: it was asked to checkpoint and end."
+        return Ending(PREEMPTED, "timeout", message, exit_code=shown, signal=number)
     message = "The supervisor was asked to stop from outside."
     return Ending(PREEMPTED, "preemption", message, exit_code=shown, signal=number)
 

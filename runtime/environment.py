@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 BUNDLE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 # Signals that Python ignores and a program expects at their defaults, and those that the supervisor may handle.
-DEFAULTS = (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD)
+DEFAULTS = (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD, signal.SIGURG)
 
 
 def of_run(run: Run, start_time: str) -> Environ:
@@ -60,6 +60,7 @@ def ours(run: Run, start_time: str) -> Environ:
     }
     if run["gpus"] is not None:
         environ["CUDA_VISIBLE_DEVICES"] = ",".join(run["gpus"])
+    environ.update(run.get("ranks") or {})
     return encoded(environ)
 
 

@@ -43,7 +43,7 @@ class Batch:
         pid = os.getpid()
         self._launcher = {"pid": pid, "start": process.start_of(pid)}
         self._subreaper = process.subreaper()
-        self._trees: Dict[str, Optional[str]] = {}
+        self._trees = Trees()
         self._claimed: List[Claimed] = []
         self._starting: Dict[int, Run] = {}
         self._reader, self._writer = os.pipe()
@@ -58,7 +58,7 @@ class Batch:
         run_id = given.get("run_id") if isinstance(given, dict) else None
         try:
             run = check_run(given, doubtful=self._doubtful)
-            self._check_tree(run)
+            self._trees.check(run)
             claimed = claim.take(run, self._node, self._launcher)
         except Refused as refused:
             self._say(_answer(run_id, "refused", refused.reason, refused.message, missing=refused.missing))
@@ -162,7 +162,15 @@ class Batch:
         except OSError:
             pass  # the launcher was killed; `started` itself is what counts
 
-    def _check_tree(self, run: Run) -> None:
+
+class Trees:
+    """The source trees of a batch, each looked at once."""
+
+    def __init__(self) -> None:
+        self._sums: Dict[str, Optional[str]] = {}
+
+    def check(self, run: Run) -> None:
+        """Raises Refused unless the run's tree lies here, whole."""
         tree = run["tree"]
         if not tree:
             return
@@ -171,13 +179,13 @@ class Batch:
                 raise Refused("missing", "there is no directory %s" % tree["directory"])
             return
         path = tree["object"]
-        if path not in self._trees:
+        if path not in self._sums:
             try:
-                self._trees[path] = prepare.checksum(path)
+                self._sums[path] = prepare.checksum(path)
             except OSError:
-                self._trees[path] = None
-        if self._trees[path] != tree["sha256"]:
-            what = "is not there" if self._trees[path] is None else "has checksum %s" % self._trees[path]
+                self._sums[path] = None
+        if self._sums[path] != tree["sha256"]:
+            what = "is not there" if self._sums[path] is None else "has checksum %s" % self._sums[path]
             raise Refused("missing", "%s %s" % (path, what), missing=tree["sha256"])
 
 

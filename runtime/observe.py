@@ -15,8 +15,19 @@ if TYPE_CHECKING:
 
 
 def observe(document: Dict[str, Any], say: Say) -> Dict[str, Any]:
-    """One sighting per listed and per known run; what the closing line says of the machine and of each status root."""
+    """One sighting per listed and per known run; what the closing line says of the machine and of each status root.
+
+    With `commands`, a scheduler's are run first and their answers given as they are: what they say of a run must not be
+    younger than what its record says, or a run that ends in between would look lost. With `queue`, the name of a host, runs
+    of that host's queue are told, and no others.
+    """
     node, roots = Node(), {}  # type: Node, Dict[str, Optional[str]]
+    if document.get("commands"):
+        from runtime import commands  # noqa: PLC0415 - only for queues
+
+        for name, command in document["commands"].items():
+            say({"command": {"name": name, **commands.run(command["argv"], command["timeout_s"])}})
+    queue = document.get("queue")
     todo: Dict[str, str] = {}
     for root in document.get("status_roots", []):
         try:
@@ -27,14 +38,25 @@ def observe(document: Dict[str, Any], say: Say) -> Dict[str, Any]:
             roots[root] = "%s: %s" % (error.filename or root, error.strerror)
         except ValueError as error:
             roots[root] = str(error)
-    settled = set()
+    settled, brief = set(), set()
     for known in document.get("known", []):
         todo[known["status_dir"]] = known["run_id"]
         if known.get("settled"):
             settled.add(known["status_dir"])
+        if known.get("brief"):
+            brief.add(known["status_dir"])
+    clock = FileClock() if document.get("ages") else None
     gone = [root + "/" for root in roots if not os.path.isdir(root)]
     for status_dir, run_id in todo.items():
-        sighting = sight(run_id, status_dir, node)
+        sighting = (
+            queued_sight(run_id, status_dir, queue, brief=status_dir in brief)
+            if queue
+            else sight(run_id, status_dir, node)
+        )
+        if sighting is None:
+            continue
+        if clock is not None:
+            sighting["quiet_s"] = clock.age(status_dir)
         if status_dir in settled and sighting["state"] == "absent" and status_dir.startswith(tuple(gone)):
             # The run was there once, so its root was: a file system that is not mounted proves nothing.
             sighting["error"] = "its status root does not exist any more: is a file system not mounted?"
@@ -53,6 +75,60 @@ def observe(document: Dict[str, Any], say: Say) -> Dict[str, Any]:
 
         closing["gpus"], closing["gpu_error"] = gpus.query()
     return closing
+
+
+def queued_sight(run_id: str, status_dir: str, queue: str, *, brief: bool) -> Optional[Dict[str, Any]]:
+    """What is written of one run of a queue; whether it lives, only the queue can say. None for a run that is not of it.
+
+    `brief`: its claim is known to the reader.
+    """
+    sighting: Dict[str, Any] = {"run_id": run_id, "status_dir": status_dir, "state": "present", "error": None}
+    try:
+        if not brief:
+            sighting["claim"] = status.read_json(os.path.join(status_dir, contract.CLAIM))
+            if not sighting["claim"].get("queue") or sighting["claim"].get("host") != queue:
+                return None
+        metadata = status.read_json(os.path.join(status_dir, contract.METADATA))
+        metadata.pop("config", None)
+        sighting["metadata"] = metadata
+        sighting["started"] = claim.read_started(status_dir)
+    except FileNotFoundError:
+        if os.path.isdir(status_dir):
+            sighting["error"] = "%s is not whole" % status_dir
+        else:
+            sighting["state"] = "absent"
+        return sighting
+    except OSError as error:
+        sighting["error"] = "%s: %s" % (error.filename or status_dir, error.strerror)
+    except ValueError as error:
+        sighting["error"] = str(error)
+    sighting["progress"] = _optional(os.path.join(status_dir, contract.PROGRESS))
+    sighting["request"] = _optional(os.path.join(status_dir, contract.REQUEST))
+    sighting["queued"] = _optional(os.path.join(status_dir, contract.QUEUED))
+    return sighting
+
+
+class FileClock:
+    """Ages by the file server's own clock: a file made now is compared with the run's, so that no two clocks ever are."""
+
+    def age(self, status_dir: str) -> Optional[float]:
+        """Seconds since anything was last written about the run; None where that cannot be told."""
+        mark = os.path.join(status_dir, ".now.%d" % os.getpid())
+        try:
+            status.write_file(mark, b"", flush=False)
+            now = os.stat(mark).st_mtime
+        except OSError:
+            return None
+        finally:
+            status.remove_file(mark)
+        newest = None
+        for name in (contract.METADATA, contract.QUEUED, contract.STARTED, contract.CLAIM):
+            try:
+                written = os.stat(os.path.join(status_dir, name)).st_mtime
+            except OSError:
+                continue
+            newest = written if newest is None else max(newest, written)
+        return None if newest is None else max(0.0, now - newest)
 
 
 def sight(run_id: str, status_dir: str, node: Node) -> Dict[str, Any]:
@@ -93,6 +169,8 @@ def _fill(sighting: Dict[str, Any], status_dir: str, node: Node) -> None:
         if os.path.exists(os.path.join(status_dir, contract.STARTED)):
             raise
         return  # a power cut emptied it before the run started (claim.start): nothing of it ever lived
+    if made.get("queue"):
+        raise ValueError("the run belongs to the queue of %s" % made.get("host"))
     try:
         metadata = status.read_json(os.path.join(status_dir, contract.METADATA))
         metadata.pop("config", None)

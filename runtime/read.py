@@ -13,9 +13,26 @@ if TYPE_CHECKING:
 COPY_BYTES = 1 << 20
 
 
+def _log(status_dir: str, worker: int) -> str:
+    """The worker's own output. As long as a queued run has none, what the scheduler and its script said in its place."""
+    path = log_of(status_dir, worker)
+    try:
+        if worker == 0 and os.stat(path).st_size == 0:
+            output = status.read_json(os.path.join(status_dir, contract.QUEUED)).get("output")
+            return output if output and os.path.exists(output) else path
+    except (OSError, ValueError):
+        pass
+    return path
+
+
+def log_of(status_dir: str, worker: int) -> str:
+    """Where a worker of a run writes its output; worker 0 is the run's own."""
+    return os.path.join(status_dir, *((contract.WORKERS, str(worker)) if worker else ()), contract.LOG)
+
+
 def read_log(document: Dict[str, Any], out: int) -> None:
     """Answer, then the bytes from START to END. A missing log is empty; other troubles are told in `error`."""
-    log = os.path.join(document["status_dir"], contract.LOG)
+    log = _log(document["status_dir"], int(document.get("worker") or 0))
     answer: Dict[str, Any] = {"offset": 0, "end": 0, "size": 0, "rotated": False, "done": True}
     try:
         descriptor = os.open(log, os.O_RDONLY | os.O_CLOEXEC)

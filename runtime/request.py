@@ -47,6 +47,7 @@ FIELDS: Dict[str, Any] = {
     "source": (dict, {"commit": None, "dirty": False}),
     "claim": (dict, {}),
     "owners": (list, []),
+    "queue": ((dict, type(None)), None),
 }
 PATHS = ("status_root", "status_dir", "work_dir", "checkpoint_dir", "results_dir")
 HEARTBEAT_S_MIN = 0.05

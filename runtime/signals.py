@@ -9,13 +9,20 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Callable, Optional
 
-WATCHED = frozenset((signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
-STOPPING = WATCHED - {signal.SIGCHLD}
+WATCHED = frozenset((signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGURG))
+STOPPING = WATCHED - {signal.SIGCHLD, signal.SIGURG}
+# "Your time is nearly up": a signal that programs ignore unless they ask for it, so that it can be sent to all of them.
+WARNING = signal.SIGURG
 
 
 def block() -> None:
     """Keep the watched signals pending, also over fork, until somebody waits for them: none is lost in between."""
     signal.pthread_sigmask(signal.SIG_BLOCK, WATCHED)
+
+
+def is_stop_pending() -> bool:
+    """Has one of the stopping signals arrived that nobody has waited for yet?"""
+    return bool(signal.sigpending() & STOPPING)
 
 
 def waiter(portable: bool = False) -> Callable[[float], Optional[int]]:

@@ -37,7 +37,7 @@ class Stop:
     __slots__ = ("kill_at", "killed", "origin")
 
     def __init__(self, origin: str, kill_at: float) -> None:
-        self.origin = origin  # "signal" (TERM, INT, HUP or a request), "limit", "fence"
+        self.origin = origin  # "signal" (TERM, INT, HUP or a request), "warning" (URG), "limit", "fence"
         self.kill_at = kill_at
         self.killed = False
 
@@ -45,12 +45,20 @@ class Stop:
 class Supervisor:
     """The loop around one run's children."""
 
-    def __init__(self, claimed: Claimed, node: Node, *, subreaper: bool) -> None:
+    def __init__(
+        self,
+        claimed: Claimed,
+        node: Node,
+        *,
+        subreaper: bool,
+        record: Optional[Record] = None,
+        log: Optional[str] = None,
+    ) -> None:
         run = claimed.run
         self.run: Run = run
         self.node = node
-        self.log = os.path.join(run["status_dir"], contract.LOG)
-        self.record = Record(
+        self.log = log or os.path.join(run["status_dir"], contract.LOG)
+        self.record = record or Record(
             run["status_dir"],
             claimed.record,
             checkpoint_dir=run["checkpoint_dir"],
@@ -207,6 +215,8 @@ class Supervisor:
         if number in signals.STOPPING:
             self.reap()  # a child that had ended by then ended by itself
             self._ask("signal")
+        elif number == signals.WARNING:
+            self._ask("warning")
         self._do_due(time.monotonic())
 
     def _do_due(self, now: float) -> None:
@@ -270,11 +280,15 @@ class Supervisor:
         if self.stop:
             return
         try:
-            fence = claim.read_fence(os.path.dirname(self.run["status_dir"]))
+            fenced = self._is_fenced()
         except (OSError, ValueError):
             return  # a disk that is away for a moment is no newer attempt
-        if claim.is_fenced(self.run["run_id"], self.run["attempt"], fence):
+        if fenced:
             self._ask("fence")
+
+    def _is_fenced(self) -> bool:
+        fence = claim.read_fence(os.path.dirname(self.run["status_dir"]))
+        return claim.is_fenced(self.run["run_id"], self.run["attempt"], fence)
 
 
 def signal_group(group: int, number: int) -> None:
@@ -293,18 +307,21 @@ def exit_code(code: int) -> int:
 
 def supervise(claimed: Claimed, supervisor: Supervisor) -> None:
     """Bring one run to its end and leave the final record, whatever happens in between."""
-    run, record = claimed.run, supervisor.record
-    result = None
+    _settle(claimed.run, supervisor.record, bring_to_end(claimed, supervisor))
+
+
+def bring_to_end(claimed: Claimed, supervisor: Supervisor) -> Ending:
+    """Run to the end and say how it ended; never raises for anything but the end of this process."""
+    run = claimed.run
     try:
         for directory in (run["checkpoint_dir"], run["results_dir"]):
             files.make_directories(directory)
-        result = supervisor.run_to_end()
+        return supervisor.run_to_end()
     except OSError as error:
-        result = ending.broken("%s: %s" % (error.filename or "set-up", error.strerror))
-    finally:
-        if result is None:  # a defect of ours: its trace goes to the log, its name into the record
-            result = ending.broken("the supervisor failed: %r (its trace is in output.log)" % (sys.exc_info()[1],))
-        _settle(run, record, result)
+        return ending.broken("%s: %s" % (error.filename or "set-up", error.strerror))
+    except Exception as error:  # noqa: BLE001 - a defect of ours: its trace goes to the log, its name into the record
+        sys.excepthook(*sys.exc_info())
+        return ending.broken("the supervisor failed: %r (its trace is in output.log)" % (error,))
 
 
 def _settle(run: Run, record: Record, result: Ending) -> None:

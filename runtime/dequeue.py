@@ -1,0 +1,101 @@
+"""The verb `dequeue`: end runs that a queue system holds, whether they wait or run, and write down why.
+
+A run that has not started is abandoned first, by the same exclusive file that its start would make: from then on it cannot
+begin, whatever the scheduler does with its job. Only then is the scheduler told.
+"""
+
+from __future__ import annotations
+
+import os
+
+from runtime import claim, commands, contract, status
+from runtime.cancel import finish, owned, write_request
+from runtime.contract import Refused
+from runtime.enqueue import member_of, read_queued
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Callable, Dict, List, Tuple
+
+    Say = Callable[[Dict[str, Any]], None]
+
+
+def dequeue(document: Dict[str, Any], say: Say) -> Dict[str, Any]:
+    """Answer one line per run without waiting for its end."""
+    timeout_s = float(document.get("timeout_s", 60.0))
+    for wanted in document["runs"]:
+        try:
+            result, reason = _end(wanted, document, timeout_s)
+        except Refused as refused:
+            result, reason = refused.reason, refused.message
+        except OSError as error:
+            result, reason = "refused", "%s: %s" % (error.filename or wanted["status_dir"], error.strerror)
+        except ValueError as error:
+            result, reason = "refused", str(error)
+        say({"run_id": wanted["run_id"], "result": result, "reason": reason})
+    return {}
+
+
+def _end(wanted: Dict[str, Any], document: Dict[str, Any], timeout_s: float) -> Tuple[str, str]:
+    status_dir = wanted["status_dir"]
+    if wanted["reason"] not in contract.REQUESTS:
+        raise Refused("refused", "%r is no reason" % wanted["reason"])
+    try:
+        owned(wanted)
+    except FileNotFoundError:
+        return _end_unclaimed(wanted, document, timeout_s)
+    except Refused as refused:
+        raise Refused("refused", "%s: %s" % (refused.reason, refused.message)) from None
+    queued = read_queued(status_dir)
+    if queued is None:
+        if claim.abandon(status_dir, wanted["run_id"]):
+            _over(wanted, "It was stopped before it was submitted.")
+        return "gone", "it had not been submitted, and will not start"
+    ident, name = wanted.get("ident") or queued.get("ident"), queued["name"]
+    if not ident:
+        base = _find(document, name, timeout_s)
+        ident = member_of(base, queued["index"]) if base else ""
+    if claim.abandon(status_dir, wanted["run_id"]):
+        _over(wanted, "It was stopped before it started.")
+        if ident:
+            _tell(_argv(document["end"], ident, name), timeout_s)
+        return "gone", "it had not started, and will not"
+    there = commands.probe(document["alive"], ident, timeout_s) if ident else (False, "", {})
+    if there[0] is None:
+        raise Refused("unknown", "the queue cannot be asked for job %s: %s" % (ident, commands.words(there[2])))
+    if not there[0]:
+        return "gone", "it had ended"
+    write_request(status_dir, wanted)
+    _tell(_argv(document["end" if wanted.get("force") else "ask"], ident, name), timeout_s)
+    return "signalled", "its queue was told"
+
+
+def _end_unclaimed(wanted: Dict[str, Any], document: Dict[str, Any], timeout_s: float) -> Tuple[str, str]:
+    """Its directory is gone. A job of its name may still be in the queue: the name is its mark."""
+    ident = _find(document, wanted["run_id"], timeout_s)
+    if not ident:
+        return "gone", "there is no such run here"
+    _tell(_argv(document["end"], ident, wanted["run_id"]), timeout_s)
+    return "signalled", "its directory is gone; its job %s was cancelled" % ident
+
+
+def _find(document: Dict[str, Any], name: str, timeout_s: float) -> str:
+    there, ident, said = commands.probe(document["find"], name, timeout_s)
+    if there is None:
+        raise Refused("unknown", "the queue cannot be asked for %s: %s" % (name, commands.words(said)))
+    return ident
+
+
+def _argv(template: List[str], ident: str, name: str) -> List[str]:
+    return [part.replace("{ident}", ident).replace("{name}", name) for part in template]
+
+
+def _tell(argv: List[str], timeout_s: float) -> None:
+    answer = commands.run(argv, timeout_s)
+    if answer["rc"] != 0:
+        raise Refused("unknown", "%s did not work: %s" % (argv[0], commands.words(answer)))
+
+
+def _over(wanted: Dict[str, Any], message: str) -> None:
+    status.remove_file(os.path.join(wanted["status_dir"], contract.SECRETS))
+    finish(wanted["status_dir"], wanted, message)
