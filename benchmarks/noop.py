@@ -183,7 +183,8 @@ def main() -> None:
     verb, directory, live, rounds = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
     from reconciler.app.converge import Reconciler
     from reconciler.app.wiring import Settings, open_ports
-    from reconciler.backends.node import NodeBackend, NodePaths, NodeSettings
+    from reconciler.backends.node import NodeBackend
+from reconciler.backends.node_call import NodePaths, NodeSettings
     from reconciler.cli.main import COLLECT_AFTER
 
     gc.set_threshold(COLLECT_AFTER, 20, 20)  # as the command line does

@@ -13,10 +13,12 @@ from reconciler.app.lanes import Lanes
 from reconciler.app.ports import Package, Ports, Progress
 from reconciler.core.actions import Action, Start, Stop, Verb
 from reconciler.core.backoff import delay_s
+from reconciler.core.cause import Cause
 from reconciler.core.errors import ReconcilerError, Retry
 from reconciler.core.job import Desired, JobSpec
 from reconciler.core.memory import (
     Deferred,
+    Ended,
     Forgotten,
     Launched,
     Launching,
@@ -28,6 +30,7 @@ from reconciler.core.memory import (
     Unsettled,
 )
 from reconciler.core.names import JobKey, run_id
+from reconciler.core.phase import Phase
 from reconciler.core.plan import Plan
 from reconciler.core.protocols import Accepted, Declined, Facts, Known, Submission
 from reconciler.core.run import Run
@@ -55,6 +58,8 @@ class _Ready:
     chip: str | None
     heir_of: str
     again: bool = False
+    sweep: str = ""
+    parallel: int | None = None
 
 
 @dataclass(slots=True)
@@ -163,7 +168,8 @@ def _prepare(
         return error
     memory = memories.get(action.job) or Memory(action.job)
     if start.again is not None:
-        return _Ready(action, start.again, spec, package, secrets, spec.request.chip, memory.heir_of, again=True)
+        chip = spec.request.chip
+        return _Ready(action, start.again, spec, package, secrets, chip, memory.heir_of, True, *_sweep(wanted))
     assert start.placement is not None
     same = memory.pin_for == (wanted.digest, wanted.generation)
     run = Run(
@@ -181,8 +187,14 @@ def _prepare(
         dirty=package.dirty,
         spent={cause.value: count for cause, count in memory.spent.items()} if same else {},
         normal=wanted.normal,
+        place=start.placement.place,
     )
-    return _Ready(replace(action, run_id=run.run_id), run, spec, package, secrets, start.placement.chip, memory.heir_of)
+    action, chip = replace(action, run_id=run.run_id), start.placement.chip
+    return _Ready(action, run, spec, package, secrets, chip, memory.heir_of, False, *_sweep(wanted))
+
+
+def _sweep(wanted: Desired) -> tuple[str, int | None]:
+    return wanted.sweep, wanted.parallel
 
 
 _Result = Accepted | Declined | ReconcilerError
@@ -228,7 +240,10 @@ def _start_all(
         try:
             tree = ports.shipper.deliver(host, ready.package, progress, send=send)
             submissions.append(
-                backend.render(ready.run, Facts(ready.spec, tree, ready.secrets, ready.chip, ready.heir_of))
+                backend.render(
+                    ready.run,
+                    Facts(ready.spec, tree, ready.secrets, ready.chip, ready.heir_of, ready.sweep, ready.parallel),
+                )
             )
         except ReconcilerError as error:
             results[ready.run.run_id] = Declined(_UNDELIVERED, error.message)
@@ -273,6 +288,10 @@ def _settle(
                 lines.append((run.job, Launched(run.run_id, handle)))
                 parts = ("was already there" if repeated else "started", *ready.package.notes)
                 items.append(Done(ready.action, True, "; ".join(parts)))
+            case Declined(_, message, True):
+                said = f"{message}. It is not tried again: correct it, then raise spec.generation"
+                lines.append((run.job, _refused_for_good(run, said)))
+                items.append(Done(ready.action, False, said))
             case Declined(reason, message) if reason != _UNDELIVERED or not ready.again:
                 if reason in ("fenced", "claimed", "alive"):
                     # The host knows an attempt that we do not: look at everything there before trying again.
@@ -289,6 +308,10 @@ def _settle(
                 lines.append((run.job, Unsettled(run.run_id, said)))
                 items.append(Done(ready.action, False, f"{said}; whether it started is seen at the next pass"))
     return lines, items, rescan
+
+
+def _refused_for_good(run: Run, message: str) -> Line:
+    return Ended(run.run_id, Phase.FAILED, Cause.REFUSED, None, message, requeue=False, lasted=False, not_before=0.0)
 
 
 def _next_try(run: Run, desired: Mapping[JobKey, Desired], memories: Mapping[JobKey, Memory], ports: Ports) -> float:

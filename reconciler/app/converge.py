@@ -18,7 +18,7 @@ from reconciler.core.observation import Census, Observation, Sighting
 from reconciler.core.phase import Phase
 from reconciler.core.plan import Plan, World, plan
 from reconciler.core.protocols import Known, Look
-from reconciler.core.solve import NO_DRIVER, NOT_ASKED, candidates
+from reconciler.core.solve import DRIVEN, NO_DRIVER, NOT_ASKED, candidates
 
 # A host that did not answer is left alone this long inside `watch`, so that a dead host costs one connect timeout a while, not
 # one a pass.
@@ -187,12 +187,12 @@ class Reconciler:
 
     def probe(self) -> dict[str, Census]:
         """Ask every host that is driven what it has and what runs there."""
-        looks = {view.name: Look(probe=True) for view in self._ports.hosts if view.kind in ("local", "plain")}
+        looks = {view.name: Look(probe=True) for view in self._ports.hosts if view.kind in DRIVEN}
         return self._observe(looks, None)
 
     def find_runs(self, job: JobKey, *, any_owner: bool = False) -> Found:
         """Look everywhere for runs of a job that carry our mark (or anybody's), newest living first."""
-        looks = {view.name: Look(scan=True) for view in self._ports.hosts if view.kind in ("local", "plain")}
+        looks = {view.name: Look(scan=True) for view in self._ports.hosts if view.kind in DRIVEN}
         censuses = self._observe(looks, None)
         runs = [
             seen
@@ -205,7 +205,7 @@ class Reconciler:
         return Found(tuple(runs), unseen)
 
     def _unscanned(self) -> frozenset[str]:
-        ours = frozenset(view.name for view in self._ports.hosts if view.kind in ("local", "plain"))
+        ours = frozenset(view.name for view in self._ports.hosts if view.kind in DRIVEN)
         return ours - self._ports.store.scanned()
 
     def close(self) -> None:

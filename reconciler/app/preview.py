@@ -46,6 +46,7 @@ def preview(reconciler: Reconciler, seen: Pass, job: JobKey) -> dict[str, Json]:
             dirty=False,
             spent={},
             normal=wanted.normal,
+            place=placement.place,
         )
         chip = placement.chip
     spec = ports.decode(run.normal)

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import platformdirs
@@ -21,12 +21,17 @@ from reconciler.app.events import FileEvents
 from reconciler.app.ports import Ports
 from reconciler.app.shipping import Bundle, HostShipping, RepositoryShipper
 from reconciler.app.watch import git_fingerprint
-from reconciler.backends.node import NodeBackend, NodePaths, NodeSettings
+from reconciler.backends.batch import BatchBackend
+from reconciler.backends.dialect import Site
+from reconciler.backends.node import NodeBackend
+from reconciler.backends.node_call import NodePaths, NodeSettings
+from reconciler.backends.registry import dialect_of
 from reconciler.core.chips import chip_of_nvidia
 from reconciler.core.errors import ReconcilerError, SourceError
-from reconciler.core.inventory import Host, Inventory, LocalHost, PlainHost
+from reconciler.core.inventory import Host, Inventory, LocalHost, PlainHost, SlurmHost
 from reconciler.core.job import JobSpec
 from reconciler.core.observation import Gpu
+from reconciler.core.partitions import PartitionWish, QueueView
 from reconciler.core.protocols import Backend
 from reconciler.core.secret import Secret
 from reconciler.core.solve import HostView
@@ -131,7 +136,7 @@ def open_ports(settings: Settings) -> Iterator[Ports]:
             store=store,
             clock=SystemClock(),
             shipper=RepositoryShipper(place.root, cache_dir, hosts.shipping),
-            hosts=tuple(view_of(host) for host in inventory.ordered()),
+            hosts=tuple(view_of(host, inventory.gres_mapping) for host in inventory.ordered()),
             backends=hosts.backend,
             secrets=secrets_of(inventory, place.root),
             token=lambda: randomness.token_hex(16),
@@ -146,13 +151,22 @@ def open_ports(settings: Settings) -> Iterator[Ports]:
         store.close()
 
 
-def view_of(host: Host) -> HostView:
-    """What the solver sees of a host."""
+def view_of(host: Host, types: Mapping[str, str] | None = None) -> HostView:
+    """What the solver sees of a host. `types` are the inventory's gres_mapping."""
     match host:
         case LocalHost():
             return HostView(host.name, "local", host.cluster, host.chips, host.slots, host.busy_mib)
         case PlainHost():
             return HostView(host.name, "plain", host.cluster, host.chips, host.slots, host.busy_mib)
+        case SlurmHost():
+            queue = QueueView(
+                partitions=tuple(PartitionWish(one.name, one.default, one.constraint) for one in host.partitions),
+                cpu_partitions=tuple(PartitionWish(one.name, one.default, one.constraint) for one in host.cpu_partitions),
+                types=types or {},
+                account=host.account,
+                time_s=host.time_s,
+            )
+            return HostView(host.name, "slurm", host.cluster, host.chips, queue=queue)
         case _:
             return HostView(host.name, host.type, host.cluster, {})
 
@@ -185,7 +199,7 @@ class Hosts:
     def __init__(self, inventory: Inventory) -> None:
         self._inventory = inventory
         self._transports: dict[str, Transport] = {}
-        self._backends: dict[str, NodeBackend] = {}
+        self._backends: dict[str, NodeBackend | BatchBackend] = {}
         self._shipping: dict[str, HostShipping] = {}
         self._bundle: Bundle | None = None
         self._opening = threading.Lock()
@@ -214,7 +228,7 @@ class Hosts:
             raise ReconcilerError(
                 f"Host {name} is not in the inventory", hint="Put it back, or `reconciler forget` its jobs."
             )
-        if not isinstance(host, (LocalHost, PlainHost)):
+        if not isinstance(host, (LocalHost, PlainHost, SlurmHost)):
             raise ReconcilerError(f"Host {name} is of type {host.type}, which this version does not drive")
         cluster = self._inventory.cluster_of(name)
         if self._bundle is None:
@@ -232,14 +246,25 @@ class Hosts:
         )
         self._transports[name] = transport
         self._shipping[name] = shipping
-        self._backends[name] = NodeBackend(
-            NodeSettings(name, paths, env={**cluster.env, **host.env}, uv_groups=host.uv_groups, python=python),
-            transport,
-            shipping.install_bundle,
-        )
+        node = NodeSettings(name, paths, env={**cluster.env, **host.env}, uv_groups=host.uv_groups, python=python)
+        if isinstance(host, SlurmHost):
+            node = replace(node, modules=host.modules, setup=host.setup)
+            site = Site(
+                account=host.account,
+                qos=host.qos,
+                memory=host.mem,
+                cpus_per_node=host.cpus_per_node,
+                exclude=host.exclude,
+                directives=host.directives,
+            )
+            self._backends[name] = BatchBackend(
+                node, site, dialect_of(host.type), transport, shipping.install_bundle
+            )
+        else:
+            self._backends[name] = NodeBackend(node, transport, shipping.install_bundle)
 
 
-def transport_settings(host: LocalHost | PlainHost) -> TransportSettings:
+def transport_settings(host: LocalHost | PlainHost | SlurmHost) -> TransportSettings:
     """How a host of the inventory is reached."""
     if isinstance(host, LocalHost):
         return TransportSettings("local", host.name)

@@ -7,7 +7,7 @@ Every command is an argv that the login node runs; every answer comes back as an
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
 from reconciler.core.queue import QueueCapacity, QueueJob
@@ -59,6 +59,8 @@ class Order:
     array: int | None = None
     """Number of members, indexes 0 to array - 1; None is no array."""
     extra: tuple[str, ...] = ()
+    array_parallel: int | None = None
+    """At most this many members at once; None: all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +174,6 @@ class Site:
     account: str | None = None
     qos: str | None = None
     memory: str | None = None
+    cpus_per_node: int | None = None
     exclude: tuple[str, ...] = ()
     directives: tuple[str, ...] = ()
-    env: Mapping[str, str] = field(default_factory=dict, hash=False)

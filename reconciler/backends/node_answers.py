@@ -18,6 +18,7 @@ from reconciler.core.observation import (
     ReportStatus,
     Sighting,
 )
+from reconciler.core.protocols import Declined
 from reconciler.core.run import Handle, Run, run_from_json
 
 MARKER = b"@r1 "
@@ -64,6 +65,24 @@ def handle_from(run_id: str, token: str, data: Any) -> Handle | None:
     return Handle(run_id, token, native)
 
 
+def refusal_of(run_id: str, line: Mapping[str, Any], host: str) -> Declined:
+    """A node's `refused`, as a sentence for people."""
+    reason = str(line.get("reason") or "other")
+    sentence = {
+        "owned": f"a job of this name that another repository of manifests started lies on {host}. Rename the job, use another "
+        f"cluster root, or, if it is yours from before, go on after it with `reconciler adopt --take-over`",
+        "claimed": f"{run_id} is claimed on {host} by somebody else",
+        "fenced": f"a newer attempt of this job has claimed {host}",
+        "alive": f"an older attempt of this job is still alive on {host}",
+        "missing": f"its code is not on {host}, or is damaged there",
+        "unsure": f"whether an older attempt of this job still lives on {host} cannot be told",
+        "busy": f"the scheduler of {host} does not answer",
+        "unwritable": f"{host} cannot write where the run has to live",
+    }.get(reason, f"{host} refused it")
+    words = line.get("message")
+    return Declined(reason, f"{sentence}: {words}" if words else sentence)
+
+
 def census_from(host: str, answer: Answer, *, scanned: bool) -> Census:
     """All sightings of one host; complete only if every status root could be read and every line understood."""
     last = answer.lines[-1] if answer.lines else {}
@@ -107,7 +126,7 @@ def _sighting(data: Any, boot_id: str) -> Sighting | None:
         return Sighting(run_id, Presence.ABSENT, boot_id=boot_id)
     claim = _map(data.get("claim"))
     started = _map(data.get("started"))
-    run = _run(claim)
+    run = run_of(claim)
     token = str(claim.get("token") or "")
     native = {
         **started,
@@ -115,7 +134,7 @@ def _sighting(data: Any, boot_id: str) -> Sighting | None:
         "boot_id": started.get("boot_id") or claim.get("boot_id"),
     }
     try:
-        report = _report(_map(data.get("metadata")), _map(data.get("progress")))
+        report = report_of(data)
     except (KeyError, TypeError, ValueError) as problem:
         return Sighting(run_id, Presence.UNKNOWN, boot_id=boot_id, error=f"its metadata.json cannot be read: {problem}")
     return Sighting(
@@ -131,11 +150,17 @@ def _sighting(data: Any, boot_id: str) -> Sighting | None:
     )
 
 
-def _run(claim: Mapping[str, Any]) -> Run | None:
+def run_of(claim: Mapping[str, Any]) -> Run | None:
+    """The run that a claim file keeps, None where it cannot be read."""
     try:
         return run_from_json(claim["run"])
     except (KeyError, TypeError, ValueError):
         return None
+
+
+def report_of(data: Mapping[str, Any]) -> Report | None:
+    """What a sighting's metadata.json and progress.json say. Raises KeyError, TypeError or ValueError for nonsense."""
+    return _report(_map(data.get("metadata")), _map(data.get("progress")))
 
 
 def _report(metadata: Mapping[str, Any], live: Mapping[str, Any]) -> Report | None:

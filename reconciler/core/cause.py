@@ -22,6 +22,7 @@ class Cause(enum.StrEnum):
     REPLACED = "replaced"
     DELETED = "deleted"
     FENCED = "fenced"
+    REFUSED = "refused"
 
 
 # Ends that we or somebody else asked for: they are answers, not accidents, and are never retried by a budget.
@@ -58,4 +59,5 @@ IN_WORDS = {
     Cause.REPLACED: "replaced",
     Cause.DELETED: "deleted",
     Cause.FENCED: "fenced off by a newer attempt",
+    Cause.REFUSED: "refused by the scheduler",
 }

@@ -17,6 +17,7 @@ from reconciler.core.job import Desired, JobSpec, Json
 from reconciler.core.memory import Adopted, Edited, Ended, Forgotten, Launched, Line, Memory, Refused, fold
 from reconciler.core.observation import Observation, Presence, Report, ReportStatus, Sighting
 from reconciler.core.phase import Phase
+from reconciler.core.queue import QueueJob, QueueState
 from reconciler.core.run import Handle, Run
 from reconciler.core.solve import Placement, Unplaceable
 
@@ -207,6 +208,8 @@ def _alive(
 ) -> Verdict:
     report = seen.report
     phase = Phase.PREPARING if report is None or report.status is ReportStatus.PREPARING else Phase.RUNNING
+    if seen.queue is not None and seen.queue.state is not QueueState.RUNNING:
+        phase = Phase.QUEUED
     # What a person asked for does not wait for a manifest to be mended; every other stop does.
     if memory.stop is not None and (not frozen or memory.cancelled or memory.suspended):
         return _stopping(memory, run, seen, decode, now)
@@ -238,6 +241,8 @@ def _alive(
     lines: tuple[Line, ...] = ()
     if desired.spec_digest != run.spec_digest:
         lines = (Edited(run.run_id, replace(run, spec_digest=desired.spec_digest, normal=desired.normal)),)
+    if seen.queue is not None and phase is Phase.QUEUED:
+        return Verdict(_view(memory, run, phase, seen.queue.reason or "Queued", in_queue(seen.queue), report), lines)
     if phase is Phase.PREPARING:
         detail = report.detail if report and report.detail else "being set up"
         return Verdict(_view(memory, run, phase, "Preparing", f"{detail} on {run.host}", report), lines)
@@ -246,7 +251,18 @@ def _alive(
             f"running on {run.host}, but its supervisor is gone: no heartbeat, and its exit code will not be known"
         )
         return Verdict(_view(memory, run, phase, "SupervisorLost", message, report), lines)
-    return Verdict(_view(memory, run, phase, "Running", f"running on {run.host}", report), lines)
+    message = f"running on {run.host}"
+    if seen.queue is not None:
+        message += f", {seen.queue.nodes}" if seen.queue.nodes else ""
+        message += f"; {seen.queue.sentence}" if seen.queue.sentence else ""
+    return Verdict(_view(memory, run, phase, "Running", message, report), lines)
+
+
+def in_queue(job: QueueJob) -> str:
+    """Why a job waits behind its scheduler, when it may start, and what to do where waiting will not help."""
+    said = job.sentence or (f"the scheduler says {job.word}" + (f" ({job.reason})" if job.reason else ""))
+    when = f"; the scheduler expects to start it at {job.starts_at}" if job.starts_at else ""
+    return f"job {job.ident}" + (f" in {job.partition}" if job.partition else "") + f": {said}{when}"
 
 
 def _unwanted(memory: Memory, run: Run, seen: Sighting, phase: Phase, *, prunable: bool, decode: Decode) -> Verdict:
@@ -314,7 +330,8 @@ def _view(
     *,
     frozen: bool = False,
 ) -> View:
-    pid = memory.handle.native.get("pid") if memory.handle else None
+    native = memory.handle.native if memory.handle else {}
+    ident = native.get("job") or native.get("pid")
     return View(
         memory.job,
         phase,
@@ -323,7 +340,7 @@ def _view(
         host=run.host,
         attempt=run.attempt,
         run_id=run.run_id,
-        handle="" if pid is None else str(pid),
+        handle="" if ident is None else str(ident),
         progress=report.progress if report else None,
         checkpoint_step=report.checkpoint_step if report else None,
         last_heartbeat=report.last_heartbeat if report else "",
@@ -365,7 +382,11 @@ def launch(memory: Memory, desired: Desired, placement: Placement) -> Verdict:
     """A new attempt at `placement`: a requeue when the same work ran before, else a launch."""
     same = memory.pin_for == (desired.digest, desired.generation) and memory.attempt > 0
     attempt = memory.attempt + 1
-    where = f"{placement.host}" + (f", {len(placement.gpus)} {placement.chip or 'chips'}" if placement.gpus else "")
+    where = placement.host
+    if placement.words:
+        where += f", {placement.words}"
+    elif placement.gpus:
+        where += f", {len(placement.gpus)} {placement.chip or 'chips'}"
     if same and memory.last_end:
         verb, reason, message = (
             Verb.REQUEUE,

@@ -32,7 +32,8 @@ def judge(run: Run, memory: Memory, seen: Sighting, restart: Restart, now: float
     limit, spent = budget(restart, cause), memory.spent.get(cause, 0)
     if limit is not None and spent >= limit:
         tail = f"; {spent} of {limit} requeues for this cause are spent" if limit else "; this cause is not requeued"
-        return _end(run, Phase.FAILED, cause, exit_code, message + tail)
+        phase = Phase.CANCELLED if cause is Cause.CANCELLED else Phase.FAILED
+        return _end(run, phase, cause, exit_code, message + tail)
     lasted = report is not None and (
         report.seq >= _SEQ_OF_A_LASTING_RUN or bool(report.progress and report.progress.step)
     )

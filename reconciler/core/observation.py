@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from reconciler.core.cause import Cause
+from reconciler.core.queue import QueueCapacity, QueueJob
 from reconciler.core.run import Handle, Run
 
 
@@ -61,7 +62,8 @@ class Report:
 class Sighting:
     """One run on one host. `alive` is about processes, `report` about what they wrote; the two may disagree.
 
-    `run` is rebuilt from the claim file, None where it could not be read. UNKNOWN carries the reason in `error`.
+    `run` is rebuilt from the claim file, None where it could not be read. UNKNOWN carries the reason in `error`. `queue` is
+    what a scheduler says of it, where one does.
     """
 
     run_id: str
@@ -74,6 +76,7 @@ class Sighting:
     report: Report | None = None
     boot_id: str = ""
     error: str = ""
+    queue: QueueJob | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,11 +92,13 @@ class Gpu:
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """What a host has, right now. `gpus` None: the host has no driver to ask; `error`: it was asked and failed."""
+    """What a host has, right now. `gpus` None: the host has no driver to ask; `error`: it was asked and failed. `queue` is
+    what lies behind a login node; its own processors are nobody's to use."""
 
     cpus: int
     gpus: tuple[Gpu, ...] | None = None
     error: str = ""
+    queue: QueueCapacity | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -185,6 +185,7 @@ def _settle(world: World, tended: Mapping[JobKey, Tended], taken: Reservations) 
             placement = verdict.action.effect.placement
             if placement is not None:
                 taken.take(placement.host, placement.gpus)
+                taken.promise(placement.host, placement.machines)
     return verdicts
 
 
@@ -222,10 +223,10 @@ def _begin(
     if world.unscanned and (memory.attempt == 0 or memory.heir_of):
         message = _never_seen(world)
         return wait(memory, desired, "HostNeverSeen", message, held=True)
-    request = world.decode(desired.normal).request
-    found = place(request, world.hosts, world.observation.censuses, taken, world.chip_of)
+    spec = world.decode(desired.normal)
+    found = place(spec.request, world.hosts, world.observation.censuses, taken, world.chip_of, spec.slurm)
     if isinstance(found, Unplaceable):
-        verdict = wait(memory, desired, "Unplaceable", found.sentence, unplaceable=found)
+        verdict = wait(memory, desired, "Unplaceable", found.sentence, unplaceable=found, held=found.final)
         unknown = [host for host in found.blind if host in world.observation.censuses]
         if not unknown:
             return verdict

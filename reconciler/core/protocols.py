@@ -36,7 +36,8 @@ class Tree:
 class Facts:
     """What rendering needs beside the run: resolved at acting time, never remembered. `secrets` stay wrapped to the last.
 
-    `heir_of` is the mark of another repository whose job this one has taken over (`adopt --take-over`).
+    `heir_of` is the mark of another repository whose job this one has taken over (`adopt --take-over`). `sweep` is the sweep
+    that the job is a member of: members may go to a queue as one array, `parallel` of them at a time.
     """
 
     spec: JobSpec
@@ -44,15 +45,19 @@ class Facts:
     secrets: Mapping[str, Secret] = field(hash=False)
     chip: str | None = None
     heir_of: str = ""
+    sweep: str = ""
+    parallel: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """One attempt as the backend will be told it. `body` is what `plan --show` prints: it holds no secret value."""
+    """One attempt as the backend will be told it. `body` is what `plan --show` prints: it holds no secret value. `order` is the
+    backend's own typed form of it, where it has one."""
 
     run: Run
     body: Mapping[str, Json] = field(hash=False)
     secrets: Mapping[str, Secret] = field(hash=False)
+    order: object = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,18 +70,22 @@ class Accepted:
 
 @dataclass(frozen=True, slots=True)
 class Declined:
-    """The run was definitely not started. `reason` is a stable word, `message` the sentence."""
+    """The run was definitely not started. `reason` is a stable word, `message` the sentence. `final`: asking again would bring
+    the same answer until somebody changes something, so it is not asked again."""
 
     reason: str
     message: str
+    final: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class LogCursor:
-    """A position in a run's log in bytes; negative counts from the end. `size_max` bounds the answer."""
+    """A position in a run's log in bytes; negative counts from the end. `size_max` bounds the answer. `worker` is the rank of
+    the machine whose output is meant; 0 is the run's own."""
 
     offset: int = 0
     size_max: int = 1 << 20
+    worker: int = 0
 
 
 @dataclass(frozen=True, slots=True)

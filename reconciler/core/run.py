@@ -24,7 +24,8 @@ class Run:
 
     `token` is random and fences: whoever shows another token for the same run id is somebody else. `gpus` are the
     accelerators reserved (uuid, or index where there is none); None leaves the choice to the host, () is CPU mode.
-    `normal` is the spec as launched, so that later edits are compared field by field with what really runs.
+    `normal` is the spec as launched, so that later edits are compared field by field with what really runs. `place` is the
+    partition and shape chosen behind a queue, {} elsewhere: a repeated submit renders the same script.
     """
 
     job: JobKey
@@ -41,6 +42,7 @@ class Run:
     dirty: bool
     spent: Mapping[str, int] = field(hash=False)
     normal: Mapping[str, Json] = field(hash=False, repr=False)
+    place: Mapping[str, Json] = field(default_factory=dict, hash=False)
 
     def to_json(self) -> dict[str, Json]:
         """The form that journal and claim file keep."""
@@ -59,6 +61,7 @@ class Run:
             "dirty": self.dirty,
             "spent": dict(self.spent),
             "normal": dict(self.normal),
+            **({"place": dict(self.place)} if self.place else {}),
         }
 
 
@@ -68,7 +71,9 @@ def run_from_json(data: Mapping[str, Json]) -> Run:
     gpus, spent, normal = data["gpus"], data["spent"], data["normal"]
     if not (gpus is None or isinstance(gpus, list)) or not isinstance(spent, dict) or not isinstance(normal, dict):
         raise TypeError("not a run record")
-    commit = data["commit"]
+    commit, place = data["commit"], data.get("place", {})
+    if not isinstance(place, dict):
+        raise TypeError("not a run record")
     return Run(
         job=JobKey.parse(_text(data["job"])),
         run_id=_text(data["run_id"]),
@@ -84,6 +89,7 @@ def run_from_json(data: Mapping[str, Json]) -> Run:
         dirty=bool(data["dirty"]),
         spent={name: _number(count) for name, count in spent.items()},
         normal=normal,
+        place=place,
     )
 
 

@@ -10,11 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from reconciler.core.job import Request
+from reconciler.core.job import Json, Request, SlurmOverrides
 from reconciler.core.observation import Capacity, Census, Gpu
+from reconciler.core.partitions import Cannot, Fit, QueueView
+from reconciler.core.partitions import fit as fit_queue
 
 # Rules that fail for want of a question: the host was not asked, or not asked what is free.
 NOT_ASKED = "has not been asked"
+DRIVEN = frozenset({"local", "plain", "slurm"})
 NO_DRIVER = "has no nvidia-smi to tell which accelerators are free"
 
 
@@ -23,7 +26,8 @@ class HostView:
     """What the solver needs to know of a host. `chips` is what the inventory grants per chip; empty means CPU only, None
     whatever the machine turns out to have.
 
-    `slots` bounds CPU jobs at once. An accelerator counts as busy from `busy_mib` of used memory on.
+    `slots` bounds CPU jobs at once. An accelerator counts as busy from `busy_mib` of used memory on. `queue` is set for hosts
+    behind which a scheduler decides; there, `chips` caps what one job may ask for, and None is no cap.
     """
 
     name: str
@@ -32,26 +36,36 @@ class HostView:
     chips: Mapping[str, int] | None = field(hash=False)
     slots: int | None = None
     busy_mib: int = 100
+    queue: QueueView | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """A host, and the accelerators taken there: uuids or indexes; () is CPU mode. `chip` is what they are, where known."""
+    """A host, and the accelerators taken there: uuids or indexes; () is CPU mode. `chip` is what they are, where known.
+
+    Behind a queue the scheduler picks accelerators: `gpus` is None, `place` says partition and shape, `words` the same for
+    people, and `machines` which free machines the solver counted on.
+    """
 
     host: str
-    gpus: tuple[str, ...]
+    gpus: tuple[str, ...] | None
     chip: str | None
+    place: Mapping[str, Json] = field(default_factory=dict, hash=False)
+    words: str = ""
+    machines: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Unplaceable:
     """No host can take the job now. One (host, rule that failed) per host, in the order tried.
 
-    `blind` names hosts that could not be asked: they might have had room.
+    `blind` names hosts that could not be asked: they might have had room. `final`: a queue's host was looked at, and no change
+    of load can make room on any host; somebody has to change the job or the inventory.
     """
 
     reasons: tuple[tuple[str, str], ...]
     blind: tuple[str, ...] = ()
+    final: bool = False
 
     @property
     def sentence(self) -> str:
@@ -66,7 +80,7 @@ class Reservations:
 
     gpus: dict[str, set[str]] = field(default_factory=dict)
     cpu_jobs: dict[str, int] = field(default_factory=dict)
-    unnamed: dict[str, int] = field(default_factory=dict)
+    machines: dict[str, dict[str, int]] = field(default_factory=dict)
 
     def take(self, host: str, gpus: Sequence[str] | None) -> None:
         """Count one run on `host`: its accelerators, or a CPU slot when it has none."""
@@ -75,6 +89,12 @@ class Reservations:
         else:
             self.cpu_jobs[host] = self.cpu_jobs.get(host, 0) + 1
 
+    def promise(self, host: str, machines: Iterable[tuple[str, int]]) -> None:
+        """Count accelerators of machines behind a queue that a job of this pass was placed for."""
+        promised = self.machines.setdefault(host, {})
+        for machine, count in machines:
+            promised[machine] = promised.get(machine, 0) + count
+
 
 def place(
     request: Request,
@@ -82,14 +102,18 @@ def place(
     censuses: Mapping[str, Census],
     taken: Reservations,
     chip_of: Callable[[Gpu], str | None],
+    slurm: SlurmOverrides = SlurmOverrides(),  # noqa: B008  frozen
 ) -> Placement | Unplaceable:
-    """The first host that can hold `request`, or the first failing rule of each.
+    """The first host that can hold `request` now; else the queue with the most free accelerators, to wait in; else the first
+    failing rule of each.
 
     `hosts` are in the user's order. `chip_of` maps a driver's product name to a chip key. Never raises; does not reserve:
     the caller does, once it decides to launch.
     """
     reasons: list[tuple[str, str]] = []
     blind: list[str] = []
+    queues: list[tuple[HostView, Fit]] = []
+    final, asked = True, False
     for host in hosts:
         why = _forbidden(request, host)
         if why is None:
@@ -97,13 +121,56 @@ def place(
             if census is None or not census.complete or census.capacity is None:
                 why = f"cannot be asked: {census.error}" if census and census.error else NOT_ASKED
                 blind.append(host.name)
+                final = False
+            elif host.queue is not None:
+                fitted = _fit_queue(request, host, host.queue, census.capacity, taken, slurm)
+                if isinstance(fitted, Fit) and fitted.now:
+                    return _behind(request, host, fitted)
+                if isinstance(fitted, Fit):
+                    queues.append((host, fitted))
+                    final, why = False, fitted.words
+                else:
+                    asked, final, why = True, final and fitted.final, fitted.why
             else:
+                final = False
                 found = _fit(request, host, census.capacity, taken, chip_of)
                 if isinstance(found, Placement):
                     return found
                 why = found
         reasons.append((host.name, why))
-    return Unplaceable(tuple(reasons), tuple(blind))
+    if queues:
+        host, fitted = max(queues, key=lambda item: item[1].free)
+        return _behind(request, host, fitted)
+    return Unplaceable(tuple(reasons), tuple(blind), final=final and asked)
+
+
+def _fit_queue(
+    request: Request,
+    host: HostView,
+    queue: QueueView,
+    capacity: Capacity,
+    taken: Reservations,
+    slurm: SlurmOverrides,
+) -> Fit | Cannot:
+    if capacity.queue is None:
+        return Cannot(f"its partitions cannot be read: {capacity.error or 'nothing was said'}", final=False)
+    found = fit_queue(request, queue, capacity.queue, taken.machines.get(host.name, {}), slurm)
+    if isinstance(found, Fit) and host.chips is not None and request.min_chips:
+        nodes, each = found.place["nodes"], found.place["gpus_per_node"]
+        assert isinstance(nodes, int)
+        assert isinstance(each, int)
+        granted = _granted(request, host.chips)
+        if nodes * each > granted:
+            return Cannot(f"{nodes * each} {request.chip or 'chips'} are needed, the inventory grants {granted} a job")
+    return found
+
+
+def _behind(request: Request, host: HostView, fitted: Fit) -> Placement:
+    kind = fitted.place["gpu_type"]
+    chip = request.chip
+    if chip is None and host.queue is not None and kind:
+        chip = next((name for name, known in host.queue.types.items() if known == kind), str(kind))
+    return Placement(host.name, None, chip, fitted.place, fitted.words, fitted.taken)
 
 
 def candidates(request: Request, hosts: Iterable[HostView]) -> list[str]:
@@ -113,7 +180,7 @@ def candidates(request: Request, hosts: Iterable[HostView]) -> list[str]:
 
 def _forbidden(request: Request, host: HostView) -> str | None:
     """The first rule that no change of load can mend, or None."""
-    if host.kind not in ("local", "plain"):
+    if host.kind not in DRIVEN:
         return f"{host.kind} hosts are not driven by this version"
     if request.hosts and host.name not in request.hosts:
         return f"not among request.hosts ({', '.join(request.hosts)})"

@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from reconciler.app.shipping import Bundle, HostShipping
-from reconciler.backends.node import NodeBackend, NodePaths, NodeSettings
+from reconciler.backends.node import NodeBackend
+from reconciler.backends.node_call import NodePaths, NodeSettings
 from reconciler.core.errors import OutcomeUnknown, Rejected, Unreachable
 from reconciler.core.protocols import Backend, Known, Look
 from reconciler.core.transport import Command, Completed, Transport

@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from reconciler.backends.node import BUNDLE_MISSING, NodeBackend, NodePaths, NodeSettings
+from reconciler.backends.node import NodeBackend
+from reconciler.backends.node_call import BUNDLE_MISSING, NodePaths, NodeSettings
 from reconciler.core.errors import OutcomeUnknown, Rejected, Retry, Unparsable
 from reconciler.core.observation import Presence
 from reconciler.core.protocols import Accepted, Declined, Facts, Known, LogCursor, Look

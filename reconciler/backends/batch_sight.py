@@ -1,0 +1,123 @@
+"""What became of a run, from three witnesses: the queue, the history (accounting), and what the run itself wrote. Pure.
+
+The queue says what lives. The history says how something that left the queue ended. The record says what the run did. None of
+them alone proves that a run is gone: the queue forgets, the history lags, and a record may never have been written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from reconciler.backends.batch_order import MARK
+from reconciler.core.cause import IN_WORDS, Cause
+from reconciler.core.observation import Report, ReportStatus
+from reconciler.core.queue import QueueJob, QueueState
+from reconciler.core.run import Run
+
+EXIT_NO_SHARE, EXIT_NOT_OURS = 78, 79
+# Causes that the scheduler knows better than a supervisor, which only learns that somebody asked it to end, or killed it.
+_ASKED_OR_KILLED = frozenset({Cause.PREEMPTION, Cause.INFRASTRUCTURE})
+_ORDER = {QueueState.RUNNING: 3, QueueState.WAITING: 2, QueueState.UNKNOWN: 1, QueueState.ENDED: 0}
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """How a run's job is known in the queue."""
+
+    name: str
+    mark: str
+    index: int | None = None
+    job: str = ""
+
+
+def wanted_of(run_id: str, token: str, queued: Mapping[str, Any], started: Mapping[str, Any]) -> Wanted:
+    """From what was written down at the submission; before that, from the run itself."""
+    index = queued.get("index")
+    return Wanted(
+        str(queued.get("name") or run_id),
+        str(queued.get("mark") or f"{MARK}{token}"),
+        index if isinstance(index, int) else None,
+        str(started.get("job") or ""),
+    )
+
+
+class Jobs:
+    """A listing, by name."""
+
+    def __init__(self, jobs: Iterable[QueueJob]) -> None:
+        self._named: dict[str, list[QueueJob]] = {}
+        for job in jobs:
+            self._named.setdefault(job.name, []).append(job)
+
+    def of(self, wanted: Wanted) -> QueueJob | None:
+        """The run's job: one that lives before one that has ended. A job that carries another mark is somebody else's; a site
+        may drop comments, then the name, which no two runs share, has to do."""
+        found = [
+            job
+            for job in self._named.get(wanted.name, ())
+            if job.mark in (wanted.mark, "") and (wanted.index is None or job.index == wanted.index)
+        ]
+        return max(found, key=lambda job: (_ORDER[job.state], job.ident), default=None)
+
+
+def lives(job: QueueJob | None, *, theirs: bool) -> bool:
+    """Is it, or may it be, alive? `theirs`: the scheduler owns restarts, so what it may start again is not over."""
+    if job is None:
+        return False
+    return job.state is not QueueState.ENDED or (theirs and job.revivable)
+
+
+def ended_report(run: Run | None, record: Report | None, job: QueueJob | None, system: str) -> Report | None:
+    """How the run ended: its own final record, where the scheduler does not know better; else the scheduler's word."""
+    if record is not None and record.status.final:
+        if job is None or record.status in (ReportStatus.COMPLETED, ReportStatus.CANCELLED):
+            return record
+        if job.cause is None or record.cause not in _ASKED_OR_KILLED or record.cause is job.cause:
+            return record
+        return replace(
+            record,
+            status=ReportStatus.FAILED,
+            cause=job.cause,
+            message=f"{_word(job, system)}. {record.message}".rstrip(),
+        )
+    if job is None:
+        return record
+    seq = record.seq if record is not None else 0
+    base = record if record is not None else Report(ReportStatus.PREPARING, seq=0)
+    if job.cause is not None:
+        status = ReportStatus.PREEMPTED if job.cause is Cause.PREEMPTION else ReportStatus.FAILED
+        return replace(
+            base, status=status, cause=job.cause, exit_code=job.exit_code or None, message=_word(job, system)
+        )
+    return _by_itself(base, job, system, run, began=seq > 0)
+
+
+def _by_itself(base: Report, job: QueueJob, system: str, run: Run | None, *, began: bool) -> Report:
+    """The script ended, and the run has no final record."""
+    host = run.host if run is not None else "the host"
+    if not job.exit_code and not job.signal:
+        return replace(base, status=ReportStatus.COMPLETED, cause=None, exit_code=0, message="")
+    if job.exit_code == EXIT_NOT_OURS:
+        message = "Its job found that the run was not its to start (a newer attempt, or a second submission)."
+        return replace(base, status=ReportStatus.FAILED, cause=Cause.FENCED, exit_code=job.exit_code, message=message)
+    if job.exit_code == EXIT_NO_SHARE or (job.signal == 53 and not began):
+        message = (
+            f"{_word(job, system)}: the machine that {system} gave it does not see the run's directory or the runtime. Set the "
+            f"cluster's root and share to directories that the login node and all machines of the partition share "
+            f"(`reconciler doctor {host}` tells which do not)"
+        )
+        return replace(base, status=ReportStatus.FAILED, cause=Cause.REFUSED, exit_code=job.exit_code, message=message)
+    message = f"{_word(job, system)}, and it left no final record"
+    return replace(
+        base, status=ReportStatus.FAILED, cause=Cause.INFRASTRUCTURE, exit_code=job.exit_code, message=message
+    )
+
+
+def _word(job: QueueJob, system: str) -> str:
+    """The scheduler's own word for an end, as a sentence without its full stop."""
+    where = f" on {job.nodes}" if job.nodes and job.nodes not in ("(null)", "None assigned") else ""
+    how = job.sentence or (IN_WORDS[job.cause] if job.cause is not None else "it ended")
+    code = f", exit {job.exit_code}:{job.signal or 0}" if job.exit_code or job.signal else ""
+    return f"{system.capitalize()} job {job.ident}{where} is {job.word}: {how.rstrip('.')}{code}"
