@@ -25,7 +25,8 @@ class Cause(enum.StrEnum):
     REFUSED = "refused"
 
 
-# Ends that we or somebody else asked for: they are answers, not accidents, and are never retried by a budget.
+# Ends that we or somebody else asked for: they are answers, not accidents. No budget retries them, but for a run that somebody
+# else cancelled (restart.cancelled).
 ASKED_FOR = frozenset({Cause.CANCELLED, Cause.SUSPENDED, Cause.REPLACED, Cause.DELETED, Cause.FENCED})
 
 
@@ -42,6 +43,8 @@ def budget(restart: Restart, cause: Cause) -> int | None:
             return restart.timeout
         case Cause.OUT_OF_MEMORY:
             return restart.out_of_memory
+        case Cause.CANCELLED:
+            return restart.cancelled
         case _:
             return 0
 

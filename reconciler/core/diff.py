@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from reconciler.core.fields import Effect, effect_of
+from reconciler.core.fields import Effect, effect_of, filled
 from reconciler.core.job import Json
 
 
@@ -25,13 +25,17 @@ class Change:
 
 
 def changes(old: Mapping[str, Json], new: Mapping[str, Json]) -> tuple[Change, ...]:
-    """All differences between two normalised specs, sorted by path. Key order never matters; `1` and `1.0` differ."""
+    """All differences between two normalised documents, sorted by path. Key order never matters; `1` and `1.0` differ.
+
+    `old` may be of an older version: fields that it did not know count as their defaults.
+    """
     from deepdiff import DeepDiff  # noqa: PLC0415  0.4 s of import, needed only when something changed
 
     # The threshold options are pinned: by default deepdiff reports a whole parent once two maps share few keys, and pairs
     # list items by distance, so that the same edit reads differently from one spec to the next.
+    spec = old.get("spec")
     found: Any = DeepDiff(
-        dict(old),
+        {**old, "spec": filled(spec)} if isinstance(spec, dict) else dict(old),
         dict(new),
         threshold_to_diff_deeper=0,
         ignore_order=False,

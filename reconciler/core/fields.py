@@ -22,7 +22,7 @@ class Effect(enum.Enum):
 
 
 # Path in the normalised document -> effect. A path covers everything below it. `spec.generation` is handled apart: a
-# bump asks for a new run, whatever the digests say.
+# bump asks for a new run, whatever the digests say. `spec.sweep` is in no normalised document: its members are.
 FIELDS: dict[str, Effect] = {
     "metadata.labels": Effect.NONE,
     "spec.generation": Effect.IN_PLACE,
@@ -49,6 +49,7 @@ FIELDS: dict[str, Effect] = {
     "spec.slurm": Effect.REPLACE,
     "spec.tpu": Effect.REPLACE,
     "spec.volcano": Effect.REPLACE,
+    "spec.sweep": Effect.IN_PLACE,
 }
 
 # Written in the file, gone in the normalised document, where `stages` stands for both.
@@ -84,6 +85,8 @@ DEFAULTS: dict[str, Json] = {
         "failure": 3,
         "timeout": 0,
         "out_of_memory": 0,
+        "cancelled": 0,
+        "owner": "reconciler",
         "backoff": {"initial": 10, "max": 600},
     },
     "on_change": "replace",
@@ -97,6 +100,9 @@ DEFAULTS: dict[str, Json] = {
     "tpu": {},
     "volcano": {},
 }
+
+# Fields of `restart` that came later. At their defaults they are in no digest: those of running jobs must not move.
+_LATER = ("cancelled", "owner")
 
 PYTHON_DEFAULTS: dict[str, Json] = {"groups": [], "version": None}
 
@@ -141,4 +147,23 @@ def replace_part(spec: Mapping[str, Json]) -> dict[str, Json]:
 
 def whole_part(spec: Mapping[str, Json]) -> dict[str, Json]:
     """Every field of a normalised spec without what equals its default, for the digest that notices any edit."""
-    return {name: value for name, value in spec.items() if value != DEFAULTS[name]}
+    part = {name: value for name, value in spec.items() if value != DEFAULTS[name]}
+    if "restart" in part:
+        part["restart"] = {name: value for name, value in _restart(spec).items() if not _later_default(name, value)}
+    return part
+
+
+def filled(spec: Mapping[str, Json]) -> dict[str, Json]:
+    """A normalised spec that an older version wrote, with the defaults of the fields that it did not know."""
+    return {**DEFAULTS, **spec, "restart": _restart(spec)}
+
+
+def _restart(spec: Mapping[str, Json]) -> dict[str, Json]:
+    default, own = DEFAULTS["restart"], spec.get("restart")
+    assert isinstance(default, dict)
+    return {**default, **own} if isinstance(own, dict) else default
+
+
+def _later_default(name: str, value: Json) -> bool:
+    default = DEFAULTS["restart"]
+    return name in _LATER and isinstance(default, dict) and value == default[name]

@@ -115,7 +115,11 @@ class Partition:
 
 @dataclass(frozen=True, slots=True)
 class SlurmHost:
-    """A Slurm login node. `chips` caps what is asked for per chip; None: no cap. `mem` is Slurm's own notation."""
+    """A Slurm login node. `chips` caps what one job may ask for per chip; None: no cap. `mem` is Slurm's own notation.
+
+    `mem`, `cpus_per_node` and `time_s` are for jobs that do not say. `directives` are whole options of sbatch, `modules` and
+    `setup` come before the job's own.
+    """
 
     name: str
     cluster: str
@@ -126,6 +130,11 @@ class SlurmHost:
     qos: str | None = None
     mem: str | None = None
     exclude: tuple[str, ...] = ()
+    cpus_per_node: int | None = None
+    time_s: int | None = None
+    directives: tuple[str, ...] = ()
+    modules: tuple[str, ...] = ()
+    setup: tuple[str, ...] = ()
     chips: Mapping[str, int] | None = None
     annotations: Mapping[str, str] = field(default_factory=dict)
     transport: Literal["fabric", "openssh"] = "fabric"

@@ -77,13 +77,19 @@ class Backoff:
 
 @dataclass(frozen=True, slots=True)
 class Restart:
-    """How often each cause may requeue; None is unlimited. Causes without a field (cancelled, fenced) never requeue."""
+    """How often each cause may requeue; None is unlimited. Causes without a field (suspended, fenced) never requeue.
+
+    `cancelled` counts runs that somebody else cancelled on the cluster, never those that we were asked to cancel. `owner`
+    slurm: Slurm requeues by itself, and we wait for it.
+    """
 
     preemption: int | None = None
     infrastructure: int | None = 10
     failure: int | None = 3
     timeout: int | None = 0
     out_of_memory: int | None = 0
+    cancelled: int | None = 0
+    owner: Literal["reconciler", "slurm"] = "reconciler"
     backoff: Backoff = Backoff()
 
 
@@ -94,10 +100,33 @@ class Checkpoint:
 
 
 @dataclass(frozen=True, slots=True)
+class SlurmOverrides:
+    """What only Slurm understands, over the host's own values. None and empty: not set.
+
+    Every text is free of blanks, quotes, backslashes, `#` and control characters. `mem` is Slurm's notation, per node.
+    `directives` are whole options, `--option` or `--option=value`, none of them one that we set ourselves.
+    """
+
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    constraint: str | None = None
+    exclude: tuple[str, ...] = ()
+    nodelist: tuple[str, ...] = ()
+    exclusive: bool = False
+    cpus_per_node: int | None = None
+    mem: str | None = None
+    nodes: int | None = None
+    directives: tuple[str, ...] = ()
+    warn_s: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class JobSpec:
     """One job as desired.
 
-    `normal` is the normalised document (defaults filled in) that digests and diffs are made of.
+    `normal` is the normalised document (defaults filled in) that digests and diffs are made of. `overrides` are those of
+    backends without a type of their own, by backend.
     """
 
     key: JobKey
@@ -122,6 +151,7 @@ class JobSpec:
     depends_on: tuple[JobKey, ...]
     ttl_s: int | None
     grace_s: float
+    slurm: SlurmOverrides
     overrides: Mapping[str, Json]
     normal: Mapping[str, Json] = field(hash=False)
 
@@ -132,6 +162,10 @@ class Desired:
 
     `digest` covers the job's key and every field whose change means another run (core/fields.py: effect `replace`);
     `spec_digest` covers the whole normalised spec, so that an edit in place is noticed too.
+
+    A member of a sweep is a job like any other: `sweep`, the key of its sweep as text ("" without one), `sweep_values`, what
+    the sweep set for it (`("config.training.lr", 0.1)`), and `parallel`, how many of the sweep may run at once (None: all),
+    are beside its digests.
     """
 
     key: JobKey
@@ -144,6 +178,9 @@ class Desired:
     file: str
     line: int
     normal_json: str = field(hash=False, repr=False)
+    sweep: str = ""
+    sweep_values: tuple[tuple[str, Json], ...] = field(default=(), hash=False)
+    parallel: int | None = None
 
     @property
     def normal(self) -> dict[str, Json]:

@@ -125,12 +125,14 @@ def _accelerators(chips: Mapping[str, int]) -> dict[str, int]:
 
 def _slurm(name: str, given: _Doc) -> Host:
     chips = given.get("chips")
-    fields = _fields(given, drop=("partitions", "cpu_partitions", "partitions_cpu", "chips"))
+    fields = _fields(given, drop=("partitions", "cpu_partitions", "partitions_cpu", "chips", "time"))
+    time = given.get("time")
     return SlurmHost(
         name=name,
         partitions=_partitions(given.get("partitions", [])),
         cpu_partitions=_partitions(given.get("cpu_partitions") or given.get("partitions_cpu") or []),
         chips=None if chips is None else _accelerators(chips),
+        time_s=None if time is None else seconds(time if isinstance(time, str) else int(time)),
         **fields,
     )
 

@@ -18,6 +18,7 @@ from reconciler.core.inventory import (
     LocalHost,
 )
 from reconciler.core.names import digest_of
+from reconciler.load.directives import refusal_of
 from reconciler.load.hosts import HOSTS, LOCAL, PATHS, cluster_of, cpus, local_cluster
 from reconciler.load.schema import refusals
 from reconciler.load.strict_yaml import Document, read
@@ -169,6 +170,10 @@ def _check_host(path: tuple[str, str], host: _Doc, wrong: _Wrong) -> None:
             wrong((*path, "accelerator_type"), str(error))
     if kind == "tpu" and host.get("spot") and host.get("preemptible"):
         wrong((*path, "preemptible"), "a VM is either spot or preemptible: keep one of them")
+    for index, text in enumerate(host.get("directives", ())):
+        owned = refusal_of(text, host=True)
+        if owned:
+            wrong((*path, "directives", index), owned)
     if "cpu_partitions" in host and "partitions_cpu" in host:
         wrong((*path, "partitions_cpu"), "this is the older name of cpu_partitions: keep one of them")
 

@@ -20,11 +20,13 @@ from reconciler.core.job import (
     Request,
     Restart,
     SecretRef,
+    SlurmOverrides,
     Source,
     Stage,
 )
 from reconciler.core.names import JobKey
 from reconciler.core.quantity import bytes_of, seconds
+from reconciler.load.directives import refusal_of
 
 # (path, message) of one thing wrong.
 Wrong = tuple[tuple[str | int, ...], str]
@@ -32,8 +34,9 @@ Wrong = tuple[tuple[str | int, ...], str]
 # Plain JSON below this point: the schema has vouched for its shape.
 _Doc = dict[str, Any]
 _DEFAULTS = cast(_Doc, DEFAULTS)
-BACKENDS = ("slurm", "tpu", "volcano")
-_BUDGETS = ("preemption", "infrastructure", "failure", "timeout", "out_of_memory")
+# Backends whose overrides are passed on as they are written.
+BACKENDS = ("tpu", "volcano")
+_BUDGETS = ("preemption", "infrastructure", "failure", "timeout", "out_of_memory", "cancelled")
 
 
 def normalise(document: Mapping[str, Any], wrong: list[Wrong]) -> tuple[JobKey, _Doc]:
@@ -121,6 +124,17 @@ def _restart(value: _Doc) -> _Doc:
     return restart
 
 
+def _slurm(value: _Doc) -> _Doc:
+    """Only what is set: a default that is written out is the same as silence."""
+    given = {name: item for name, item in value.items() if item not in (None, False, [])}
+    for name in ("cpus_per_node", "nodes"):
+        if name in given:
+            given[name] = int(given[name])
+    if "warn" in given:
+        given["warn"] = seconds(_int_or_text(given["warn"]))
+    return given
+
+
 _MAKERS: dict[str, Any] = {
     "generation": int,
     "priority": int,
@@ -132,6 +146,7 @@ _MAKERS: dict[str, Any] = {
     "restart": _restart,
     "ttl": lambda value: None if value is None else seconds(_int_or_text(value)),
     "grace": lambda value: seconds(_int_or_text(value)),
+    "slurm": _slurm,
 }
 
 
@@ -165,9 +180,26 @@ def _contradictions(spec: _Doc, wrong: list[Wrong]) -> None:
             (("spec", "request", "exclude_clusters"), f"spec.request: cluster {name} is both asked for and excluded")
             for name in sorted(set(request["clusters"]) & set(request["exclude_clusters"]))
         )
+    if spec["slurm"]:
+        _contradictions_of_slurm(spec["slurm"], request, wrong)
     source = spec["source"]
     if source is not None and source is not _DEFAULTS["source"]:
         _contradictions_of_source(source, wrong)
+
+
+def _contradictions_of_slurm(slurm: _Doc, request: _Doc, wrong: list[Wrong]) -> None:
+    path = ("spec", "slurm")
+    for index, text in enumerate(slurm.get("directives", ())):
+        owned = refusal_of(text, host=False)
+        if owned:
+            wrong.append(((*path, "directives", index), f"spec.slurm.directives[{index}]: {owned}"))
+    if "warn" in slurm and request["time"] is not None and slurm["warn"] >= request["time"]:
+        wrong.append(((*path, "warn"), "spec.slurm.warn: the warning would come before the run has started"))
+    wrong.extend(
+        ((*path, "nodelist"), f"spec.slurm: node {name} is both asked for and excluded")
+        for name in slurm.get("nodelist", ())
+        if name in slurm.get("exclude", ())
+    )
 
 
 def _contradictions_of_source(source: _Doc, wrong: list[Wrong]) -> None:
@@ -198,7 +230,8 @@ def _contradictions_of_source(source: _Doc, wrong: list[Wrong]) -> None:
 def decode(normal: Mapping[str, Json]) -> JobSpec:
     """The typed job of a normalised document made by `normalise`."""
     metadata, spec = cast(_Doc, normal["metadata"]), cast(_Doc, normal["spec"])
-    source, request, python, restart = spec["source"], spec["request"], spec["python"], spec["restart"]
+    source, request, python = spec["source"], spec["request"], spec["python"]
+    restart = _DEFAULTS["restart"] | spec["restart"]  # a journal may hold one of an older version
     return JobSpec(
         key=JobKey(metadata["project"], metadata["group"], metadata["name"]),
         labels=metadata["labels"],
@@ -227,6 +260,7 @@ def decode(normal: Mapping[str, Json]) -> JobSpec:
         checkpoint=Checkpoint(**spec["checkpoint"]),
         restart=Restart(
             **{name: restart[name] for name in _BUDGETS},
+            owner=restart["owner"],
             backoff=Backoff(float(restart["backoff"]["initial"]), float(restart["backoff"]["max"])),
         ),
         on_change=spec["on_change"],
@@ -236,9 +270,20 @@ def decode(normal: Mapping[str, Json]) -> JobSpec:
         depends_on=tuple(JobKey(*text.split("/")) for text in spec["depends_on"]),
         ttl_s=spec["ttl"],
         grace_s=float(spec["grace"]),
+        slurm=_overrides(spec["slurm"]),
         overrides={name: spec[name] for name in BACKENDS if spec[name]},
         normal=normal,
     )
+
+
+_SLURM_WORDS = ("partition", "account", "qos", "constraint", "cpus_per_node", "mem", "nodes")
+_SLURM_LISTS = ("exclude", "nodelist", "directives")
+
+
+def _overrides(slurm: _Doc) -> SlurmOverrides:
+    fields: _Doc = {name: slurm.get(name) for name in _SLURM_WORDS}
+    fields |= {name: tuple(slurm.get(name, ())) for name in _SLURM_LISTS}
+    return SlurmOverrides(**fields, exclusive=slurm.get("exclusive", False), warn_s=slurm.get("warn"))
 
 
 def secret_ref(reference: Mapping[str, Any]) -> SecretRef:

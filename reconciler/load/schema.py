@@ -44,7 +44,8 @@ def schema(name: str) -> dict[str, Any]:
 
 
 def _defaults_of(job: dict[str, Any]) -> dict[str, Any]:
-    """What may stand in a `_defaults.yaml`: the shape of a job with everything optional and without `metadata.name`."""
+    """What may stand in a `_defaults.yaml`: the shape of a job with everything optional, without `metadata.name` and
+    without `spec.sweep`, which would turn every job below into many."""
     document: dict[str, Any] = json.loads(json.dumps(job))
     document |= {
         "$id": "urn:reconciler:schema:defaults:v1",
@@ -57,7 +58,7 @@ def _defaults_of(job: dict[str, Any]) -> dict[str, Any]:
     metadata["required"] = []
     del metadata["properties"]["name"]
     metadata["examples"] = [{"project": "lm"}]
-    del spec["oneOf"]
+    del spec["oneOf"], spec["properties"]["sweep"]
     del document["properties"]["apiVersion"], document["properties"]["kind"]
     return document
 

@@ -73,6 +73,8 @@ _FOREIGN = {
     "environment": "spec.env",
     "needs": "spec.depends_on",
     "namespace": "spec.volcano.namespace",
+    "matrix": "spec.sweep.grid",
+    "array": "spec.sweep",
 }
 
 
@@ -89,8 +91,13 @@ def words(
     label = dotted(path) or "the document"
     if rule == "additionalProperties":
         known = here.get("properties", {})
+        patterns = here.get("patternProperties", {})
         for key in value:
-            if key not in known:
+            if any(re.search(pattern, key) for pattern in patterns):
+                continue
+            if key not in known and patterns:
+                yield Refusal((*path, key), f"{label}: {key!r} is not {here['patternErrorMessage']}", key=str(key))
+            elif key not in known:
                 yield Refusal((*path, key), _unknown(name, path, str(key), known, known_at), key=str(key))
     elif rule == "required":
         for key in limit:
@@ -134,6 +141,8 @@ def _unknown(
 ) -> str:
     parent = dotted(path)
     where = f"{parent} has no field {key!r}" if parent else f"There is no field {key!r} at the top"
+    if (name, path, key) == ("defaults", ("spec",), "sweep"):
+        return f"{where}: a sweep is one document's, write it there"
     elsewhere = [place for place in known_at.get(key, ()) if place != f"{parent}.{key}"]
     near = did_you_mean(key, known)
     if elsewhere and name in ("job", "defaults"):

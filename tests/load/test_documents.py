@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reconciler.core.job import Checkpoint, Request, Restart, Source
+from reconciler.core.diff import changes
+from reconciler.core.job import Checkpoint, Request, Restart, SlurmOverrides, Source
 from reconciler.core.names import JobKey
 from reconciler.load.defaults import load_defaults
 from reconciler.load.documents import (
@@ -96,7 +98,8 @@ def test_a_manifest_with_every_field_becomes_a_job() -> None:
         ("kubernetes", ("n", "k")),
     ]
     assert spec.depends_on == (JobKey("lm", "ablations", "tokenize"), JobKey("lm", "ablations", "other"))
-    assert (spec.ttl_s, spec.grace_s, spec.overrides) == (None, 120.0, {"slurm": {"partition": "gpu"}})
+    assert (spec.ttl_s, spec.grace_s, spec.overrides) == (None, 120.0, {})
+    assert spec.slurm == SlurmOverrides(partition="gpu")
     assert spec.source is not None
     assert spec.source.submodules
     assert spec.python is not None
@@ -439,7 +442,10 @@ def test_what_does_not_change_the_run_does_not_change_the_digest(other: str) -> 
         job(spec="command: [run], request: {time: 1h}"),
         job(spec="command: [run], python: {}"),
         job(spec="command: [run], checkpoint: {dir: /x}"),
-        job(spec="command: [run], slurm: {a: 1}"),
+        job(spec="command: [run], slurm: {partition: gpu}"),
+        job(spec="command: [run], slurm: {exclusive: true}"),
+        job(spec="command: [run], slurm: {warn: 5m}"),
+        job(spec="command: [run], tpu: {a: 1}"),
         job("b"),
         job(metadata=", project: p"),
     ],
@@ -460,9 +466,25 @@ def test_spellings_of_one_value_have_one_digest() -> None:
 
 
 def test_digests_stay_what_they_are_when_the_tool_is_upgraded() -> None:
-    """A digest that moves replaces every live run of every user: these two may never change."""
+    """A digest that moves replaces every live run of every user: the first two may never change. A spec digest that moves
+    writes a line into the journal for every live run."""
     assert digest(job()) == "2473f60209f4b9131d738e40e70abbc30950e6a7a871df259ed694186c3b810d"
     assert digest(FULL) == "e052414612454af21ac6e2eda73dc75d64ae00d4a8a5e8353e366216d699826f"
+    first, second = load(job()).desired[0], load(FULL).desired[0]
+    assert first.spec_digest == "2187c1d9ce5e591d1c8d1a430b6423eb439304697e52392bf5e3f13c28d1cc3d"
+    assert second.spec_digest == "17421c0abc395228302de2134d7755212e053d18b3fc70ef07c3e85a62715e56"
+
+
+def test_the_record_of_an_older_version_is_decoded_and_shows_no_changes() -> None:
+    """A run launched before a field existed: its record lacks it, and an upgrade changes nothing about it."""
+    (desired,) = load(FULL).desired
+    old = desired.normal
+    assert isinstance(old["spec"], dict)
+    assert isinstance(old["spec"]["restart"], dict)
+    for name in ("owner", "cancelled"):
+        del old["spec"]["restart"][name]
+    assert decode(old) == replace(decode(desired.normal), normal=old)
+    assert changes(old, desired.normal) == ()
 
 
 # ---- rows and properties -------------------------------------------------------------------------------------
