@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from reconciler.app.converge import Reconciler
-from reconciler.core.observation import Census
+from reconciler.core.observation import Capacity, Census
 from reconciler.core.solve import HostView, Reservations
 
 
@@ -36,6 +36,31 @@ def survey(reconciler: Reconciler) -> list[Row]:
     return [_row(view, censuses.get(view.name), taken, reconciler) for view in reconciler.ports.hosts]
 
 
+def _queue_row(view: HostView, capacity: Capacity, promised: Mapping[str, int]) -> Row:
+    """A scheduler's machines, by chip: all that its partitions have, and what is free on machines that take work."""
+    queue = capacity.queue
+    if queue is None:
+        return Row(view.name, view.kind, view.cluster, True, promised, {}, None, None, capacity.error)
+    types = {kind: chip for chip, kind in (view.queue.types if view.queue else {}).items()}
+    named = {wish.name for wish in (*view.queue.partitions, *view.queue.cpu_partitions)} if view.queue else set()
+    partitions = [one for one in queue.partitions.values() if not named or one.name in named]
+    machines = {name for one in partitions for name in one.nodes if name in queue.nodes}
+    there: dict[str, int] = {}
+    free: dict[str, int] = {}
+    for name in machines:
+        node = queue.nodes[name]
+        for kind, count in node.gpus.items():
+            chip = types.get(kind, kind or "untyped")
+            there[chip] = there.get(chip, 0) + count
+            free[chip] = free.get(chip, 0) + node.free(kind)
+    usable = sum(queue.nodes[name].usable for name in machines)
+    note = f"{usable} of {len(machines)} machines take work, partitions {', '.join(one.name for one in partitions)}"
+    missing = sorted(named - queue.partitions.keys())
+    if missing:
+        note += f"; the cluster has no partition {', '.join(missing)}"
+    return Row(view.name, view.kind, view.cluster, True, there, free, None, None, note)
+
+
 def _row(view: HostView, census: Census | None, taken: Reservations, reconciler: Reconciler) -> Row:
     promised = dict(view.chips or {})
     if census is None:
@@ -43,6 +68,8 @@ def _row(view: HostView, census: Census | None, taken: Reservations, reconciler:
     if not census.complete or census.capacity is None:
         return Row(view.name, view.kind, view.cluster, False, promised, {}, view.slots, 0, census.error)
     capacity = census.capacity
+    if capacity.queue is not None or view.queue is not None:
+        return _queue_row(view, capacity, promised)
     slots = capacity.cpus if view.slots is None else view.slots
     slots_free = max(0, slots - taken.cpu_jobs.get(view.name, 0))
     held = taken.gpus.get(view.name, set())

@@ -161,7 +161,9 @@ def view_of(host: Host, types: Mapping[str, str] | None = None) -> HostView:
         case SlurmHost():
             queue = QueueView(
                 partitions=tuple(PartitionWish(one.name, one.default, one.constraint) for one in host.partitions),
-                cpu_partitions=tuple(PartitionWish(one.name, one.default, one.constraint) for one in host.cpu_partitions),
+                cpu_partitions=tuple(
+                    PartitionWish(one.name, one.default, one.constraint) for one in host.cpu_partitions
+                ),
                 types=types or {},
                 account=host.account,
                 time_s=host.time_s,
@@ -257,9 +259,7 @@ class Hosts:
                 exclude=host.exclude,
                 directives=host.directives,
             )
-            self._backends[name] = BatchBackend(
-                node, site, dialect_of(host.type), transport, shipping.install_bundle
-            )
+            self._backends[name] = BatchBackend(node, site, dialect_of(host.type), transport, shipping.install_bundle)
         else:
             self._backends[name] = NodeBackend(node, transport, shipping.install_bundle)
 

@@ -25,6 +25,10 @@ def logs(
     attempt: Annotated[
         int | None, typer.Option("--attempt", metavar="N", help="An earlier attempt (default: the newest).")
     ] = None,
+    worker: Annotated[
+        int,
+        typer.Option("--worker", metavar="RANK", min=0, help="The machine of a run on several (default: the first)."),
+    ] = 0,
     tail_bytes: Annotated[
         int | None, typer.Option("--tail", metavar="BYTES", help="Only the last BYTES (default: everything).")
     ] = None,
@@ -42,7 +46,7 @@ def logs(
         offset = 0 if tail_bytes is None else -tail_bytes
         quiet_since = None
         while True:
-            chunk = backend.logs(known, LogCursor(offset))
+            chunk = backend.logs(known, LogCursor(offset, worker=worker))
             if chunk.rotated and sys.stderr.isatty():
                 sys.stderr.write("(the log was rotated; older parts lie beside it on the host)\n")
             sys.stdout.buffer.write(chunk.data)

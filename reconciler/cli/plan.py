@@ -23,7 +23,10 @@ def plan(
         Path | None, typer.Option("-o", "--out", metavar="FILE", help="Save the plan for `apply FILE`.")
     ] = None,
     show: Annotated[
-        str | None, typer.Option("--show", metavar="JOB", help="Print exactly what would be sent to JOB's host.")
+        str | None,
+        typer.Option(
+            "--show", metavar="JOB", help="Print exactly what would be sent to JOB's host: for Slurm, the script."
+        ),
     ] = None,
     assume_empty: AssumeEmpty = None,
     confirm_delete: ConfirmDelete = None,
@@ -35,7 +38,7 @@ def plan(
     """
     from reconciler.app.converge import Options
     from reconciler.app.preview import preview
-    from reconciler.cli.out import emit
+    from reconciler.cli.out import emit, say
     from reconciler.cli.saved import save_plan
     from reconciler.cli.show import show_plan
 
@@ -44,7 +47,11 @@ def plan(
         reconciler.select(find_jobs(reconciler, jobs))
         seen = reconciler.look()
         if show is not None:
-            emit(preview(reconciler, seen, find_job(reconciler, show)))
+            body = preview(reconciler, seen, find_job(reconciler, show))
+            if isinstance(body.get("script"), str) and not (as_json or GLOBALS.as_json):
+                say(str(body["script"]).rstrip("\n"))
+            else:
+                emit(body)
             return int(Exit.DONE)
         code = exit_code_of(seen)
         if out is not None:
