@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from reconciler.backends.dialect import Dialect
 
+SYSTEMS = ("slurm",)
+
 
 def dialect_of(system: str) -> Dialect:
     """The dialect of a queue system. Raises KeyError for one that has none."""
