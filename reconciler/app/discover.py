@@ -19,6 +19,7 @@ from reconciler.core.transport import Command, Transport
 from reconciler.transports.registry import TransportSettings, open_transport
 
 _DEADLINE_S = 60.0
+_SLICE = re.compile(r"\d+g\.\d+gb")
 _PLAIN = (
     "nvidia-smi --query-gpu=name,memory.total --format=csv,noheader,nounits 2>/dev/null; echo cpus $(nproc 2>/dev/null)"
 )
@@ -130,6 +131,8 @@ def chip_of_type(kind: str) -> str | None:
     """The chip that a scheduler's accelerator type most likely means; None when it is in no table."""
     if kind in CHIPS:
         return kind
+    if _SLICE.search(kind):
+        return None  # a part of a card (MIG) is not the card
     words = re.sub(r"[_\-.]+", " ", kind)
     return chip_of_nvidia(words, None) or chip_of_nvidia(words.replace(" ", ""), None)
 

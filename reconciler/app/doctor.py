@@ -5,13 +5,14 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 
 from reconciler.app.check import check_all
+from reconciler.app.doctor_queue import examine_queue
+from reconciler.app.finding import Finding
 from reconciler.app.lanes import Lanes
 from reconciler.app.wiring import Hosts, Settings, find_place, read_inventory, transport_settings
 from reconciler.core.errors import ReconcilerError
-from reconciler.core.inventory import Cluster, LocalHost, PlainHost
+from reconciler.core.inventory import Cluster, LocalHost, PlainHost, SlurmHost
 from reconciler.core.protocols import Look
 from reconciler.core.transport import Command
 
@@ -39,17 +40,6 @@ done
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing looked at. `fix` says what to do when it is not ok."""
-
-    where: str
-    what: str
-    ok: bool
-    detail: str
-    fix: str = ""
-
-
 def examine(settings: Settings, names: Iterable[str] | None) -> list[Finding]:
     """All findings, this machine first. Raises ManifestError when there is no usable inventory to take hosts from."""
     findings = list(_here(settings))
@@ -68,6 +58,8 @@ def examine(settings: Settings, names: Iterable[str] | None) -> list[Finding]:
         host = inventory.hosts[name]
         if isinstance(host, (LocalHost, PlainHost)):
             calls[name] = _host_call(host, inventory.cluster_of(name), hosts)
+        elif isinstance(host, SlurmHost):
+            calls[name] = _queue_call(host, inventory.cluster_of(name), hosts)
         else:
             findings.append(Finding(name, "type", False, f"{host.type} hosts are not driven by this version"))
     try:
@@ -105,7 +97,30 @@ def _host_call(host: LocalHost | PlainHost, cluster: Cluster, hosts: Hosts) -> C
     return lambda: list(_host(host, cluster, hosts))
 
 
+def _queue_call(host: SlurmHost, cluster: Cluster, hosts: Hosts) -> Callable[[], list[Finding]]:
+    return lambda: [*_login(host, cluster, hosts), *examine_queue(host, cluster, hosts.shipping(host.name).transport)]
+
+
 def _host(host: LocalHost | PlainHost, cluster: Cluster, hosts: Hosts) -> Iterable[Finding]:
+    yield from _login(host, cluster, hosts)
+    census = hosts.backend(host.name).observe(Look(probe=True))
+    yield Finding(
+        host.name,
+        "observe",
+        census.complete,
+        f"{len(census.sightings)} runs may be alive" if census.complete else census.error,
+    )
+    capacity = census.capacity
+    if capacity is not None and host.chips:
+        found = len(capacity.gpus or ())
+        need = sum(host.chips.values())
+        detail = capacity.error or f"{found} seen by nvidia-smi, {need} in the inventory"
+        fix = "" if found >= need else "Correct `chips:` in the inventory, or look at nvidia-smi on the host."
+        yield Finding(host.name, "accelerators", found >= need and not capacity.error, detail, fix)
+
+
+def _login(host: LocalHost | PlainHost | SlurmHost, cluster: Cluster, hosts: Hosts) -> Iterable[Finding]:
+    """The machine that we log in to: interpreter, tools, paths, clock."""
     paths = [cluster.root, cluster.work, cluster.share, cluster.status, cluster.checkpoints, cluster.results]
     transport = hosts.shipping(host.name).transport
     started = time.monotonic()
@@ -143,17 +158,3 @@ def _host(host: LocalHost | PlainHost, cluster: Cluster, hosts: Hosts) -> Iterab
         yield Finding(
             host.name, "clock", ok, f"{off:+.0f} s from ours", "" if ok else "Set up NTP; runs are not harmed by it."
         )
-    census = hosts.backend(host.name).observe(Look(probe=True))
-    yield Finding(
-        host.name,
-        "observe",
-        census.complete,
-        f"{len(census.sightings)} runs may be alive" if census.complete else census.error,
-    )
-    capacity = census.capacity
-    if capacity is not None and host.chips:
-        found = len(capacity.gpus or ())
-        need = sum(host.chips.values())
-        detail = capacity.error or f"{found} seen by nvidia-smi, {need} in the inventory"
-        fix = "" if found >= need else "Correct `chips:` in the inventory, or look at nvidia-smi on the host."
-        yield Finding(host.name, "accelerators", found >= need and not capacity.error, detail, fix)

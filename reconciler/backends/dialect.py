@@ -162,6 +162,9 @@ class Dialect(Protocol):
         """End job `ident` if it still has this name. `ask`: signal TERM to what runs and leave the rest to the run."""
         ...
 
+    tools: ClassVar[tuple[str, ...]] = ()
+    """The commands that must be on the login node."""
+
     variables: ClassVar[Mapping[str, str]] = {}
     """What the runtime on the nodes needs to know, as names of the scheduler's variables: job, restart, rank, nodes,
     nodelist, index (runtime/queued.py says what for)."""

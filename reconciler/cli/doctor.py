@@ -53,14 +53,22 @@ def doctor(
     return int(code)
 
 
-def hosts(as_json: Json = False) -> int:
+def hosts(
+    alias: Annotated[
+        str | None,
+        typer.Option("--discover", metavar="ALIAS", help="Look at this machine and print an inventory entry for it."),
+    ] = None,
+    as_json: Json = False,
+) -> int:
     """Show what each host has and what is free there now.
 
-    Example: reconciler hosts
+    Examples: reconciler hosts; reconciler hosts --discover login01
     """
     from reconciler.app.capacity import survey
     from reconciler.cli.out import emit, say
 
+    if alias is not None:
+        return _discover(alias, as_json)
     with session() as reconciler:
         rows = survey(reconciler)
     if as_json or GLOBALS.as_json:
@@ -93,4 +101,19 @@ def hosts(as_json: Json = False) -> int:
         )
         slots = "" if row.slots is None else f"{row.slots_free}/{row.slots} free"
         say(f"{row.name:<{width}}  {row.kind:<8} {slots:<9} {chips}" + (f"  ({row.note})" if row.note else ""))
+    return int(Exit.DONE)
+
+
+def _discover(alias: str, as_json: bool) -> int:
+    from reconciler.app.discover import discover
+    from reconciler.cli.common import settings
+    from reconciler.cli.out import emit, say, warn
+
+    found = discover(settings(), alias)
+    if as_json or GLOBALS.as_json:
+        emit({"version": 1, "exit_code": 0, "type": found.kind, "yaml": found.text, "notes": list(found.notes)})
+        return int(Exit.DONE)
+    for note in found.notes:
+        warn(f"note: {note}")
+    say(found.text.rstrip("\n"))
     return int(Exit.DONE)
