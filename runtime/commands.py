@@ -20,9 +20,11 @@ _environ: Optional[Dict[bytes, bytes]] = None
 
 def run(argv: List[str], timeout_s: float) -> Dict[str, Any]:
     """`{"rc", "stdout", "stderr"}`. `rc` is None when the command was ended at its deadline or could not be run."""
-    environ = _environment(argv[0])
+    # `sh -c TEXT PROGRAM ...` is a prelude to the program that is wanted.
+    program = argv[3] if argv[:2] == ["sh", "-c"] and len(argv) > 3 else argv[0]
+    environ = _environment(program)
     if environ is None:
-        said = "%s is neither in PATH on %s nor in that of its login shell" % (argv[0], os.uname().nodename)
+        said = "%s is neither in PATH on %s nor in that of its login shell" % (program, os.uname().nodename)
         return {"rc": None, "stdout": "", "stderr": said}
     try:
         done = subprocess.run(
@@ -35,7 +37,7 @@ def run(argv: List[str], timeout_s: float) -> Dict[str, Any]:
             check=False,
         )
     except subprocess.TimeoutExpired as late:
-        said = _text(late.stderr or b"") + "%s did not answer within %g s" % (argv[0], timeout_s)
+        said = _text(late.stderr or b"") + "%s did not answer within %g s" % (program, timeout_s)
         return {"rc": None, "stdout": _text(late.stdout or b""), "stderr": said}
     except OSError as error:
         return {"rc": None, "stdout": "", "stderr": "%s: %s" % (argv[0], error.strerror)}

@@ -48,6 +48,7 @@ def worker_fields(rank: int, hostname: str, run: Run, fields: Dict[str, Any]) ->
         "run_id": run["run_id"],
         "rank": rank,
         "host": hostname,
+        "start_time": fields["start_time"],
         "pid": os.getpid(),
         "boot_id": fields["boot_id"],
         "status": contract.PREPARING,

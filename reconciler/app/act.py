@@ -286,12 +286,18 @@ def _settle(
         match result:
             case Accepted(handle, repeated):
                 lines.append((run.job, Launched(run.run_id, handle)))
-                parts = ("was already there" if repeated else "started", *ready.package.notes)
+                job = handle.native.get("job")
+                began = f"in the queue as job {job}" if job else "started"
+                parts = (
+                    f"was already there{f' as job {job}' if job else ''}" if repeated else began,
+                    *ready.package.notes,
+                )
                 items.append(Done(ready.action, True, "; ".join(parts)))
             case Declined(_, message, True):
-                said = f"{message}. It is not tried again: correct it, then raise spec.generation"
-                lines.append((run.job, _refused_for_good(run, said)))
-                items.append(Done(ready.action, False, said))
+                lines.append((run.job, _refused_for_good(run, message)))
+                items.append(
+                    Done(ready.action, False, f"{message}. It is not tried again until spec.generation is raised")
+                )
             case Declined(reason, message) if reason != _UNDELIVERED or not ready.again:
                 if reason in ("fenced", "claimed", "alive"):
                     # The host knows an attempt that we do not: look at everything there before trying again.

@@ -35,7 +35,7 @@ def preview(reconciler: Reconciler, seen: Pass, job: JobKey) -> dict[str, Json]:
             job=job,
             run_id=run_id(job, wanted.digest, action.effect.attempt),
             attempt=action.effect.attempt,
-            token="(made at launch)",  # noqa: S106  a note, not a token
+            token="made-at-launch",  # noqa: S106  a note, not a token
             digest=wanted.digest,
             spec_digest=wanted.spec_digest,
             generation=wanted.generation,

@@ -160,7 +160,9 @@ class BatchBackend:
                             results[run.run_id] = Accepted(self._handle(run, ident, line.get("index")))
                         case Refused(words, final, hint):
                             refused.append(run)
-                            message = f"{self._dialect.system} refused it: {words}" + (f". {hint}" if hint else "")
+                            message = f"{self._dialect.system} refused it: {words.rstrip('.')}" + (
+                                f"; {hint}" if hint else ""
+                            )
                             results[run.run_id] = Declined("refused", message, final=final)
                         case Doubtful():
                             pass  # only looking settles it

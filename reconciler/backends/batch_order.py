@@ -21,16 +21,18 @@ WARN_SLACK_S = 90
 ARRAYS = ".arrays"
 ARRAY_MIN = 2
 
-# $1 is `dir`: the run's directory; what fails here has no record to write to, so it says where and what on the script's output.
+# What fails before `begin` has no record to write to: it says where and what on the script's output.
 _BODY = """\
-if [ ! -f {bundle}/bootstrap.sh ] || [ ! -d "$dir" ]; then
-    echo "reconciler: $(uname -n) sees no $dir or no "{bundle}": do the machines behind this queue share that directory?" >&2
+export RECONCILER_RUN_DIR="$dir"
+bundle={bundle}
+if [ ! -f "$bundle/bootstrap.sh" ] || [ ! -d "$dir" ]; then
+    echo "reconciler: $(uname -n) sees no $dir or no $bundle: do the machines behind this queue share them?" >&2
     exit 78
 fi
 trap : TERM INT
-sh {bundle}/bootstrap.sh begin "$dir" || exit $?
+sh "$bundle/bootstrap.sh" begin "$dir" || exit $?
 {step}
-sh {bundle}/bootstrap.sh end "$dir" $?
+sh "$bundle/bootstrap.sh" end "$dir" $?
 """
 
 
@@ -76,7 +78,7 @@ def _with_body(order: Order, dialect: Dialect, head: str, bundle: str, python: s
     # The run's directory is a variable of the script: the launcher gets it through the script's own environment.
     work = ("sh", "-c", 'exec sh "$1" work "$RECONCILER_RUN_DIR"', "sh", f"{bundle}/bootstrap.sh")
     body = _BODY.format(bundle=shlex.quote(bundle), step=dialect.step(order, work))
-    return replace(order, body=f'{export}{head}export RECONCILER_RUN_DIR="$dir"\n{body}')
+    return replace(order, body=f"{export}{head}{body}")
 
 
 def _warn_s(spec: JobSpec, slurm: SlurmOverrides, time_s: int | None) -> int | None:
@@ -151,10 +153,8 @@ def _array(chunk: tuple[Submission, ...], dialect: Dialect, root: str, bundle: s
     name = f"{sweep.replace('/', '-')}-{digest_of([[item.run.run_id, item.run.token] for item in chunk])[:12]}"
     folder = f"{root}/{ARRAYS}/{name}"
     members = f"{folder}/members"
-    index = f'"${{{dialect.variables["index"]}:?}}"'
-    head = f'dir=$(sed -n "$(({index} + 1))p" {shlex.quote(members)})\n[ -n "$dir" ] || exit 79\n'.replace(
-        f"$(({index} + 1))", f"$(( ${{{dialect.variables['index']}:?}} + 1 ))"
-    )
+    line = f"$(( ${{{dialect.variables['index']}:?}} + 1 ))p"
+    head = f'dir=$(sed -n "{line}" {shlex.quote(members)})\n[ -n "$dir" ] || exit 79\n'
     parallel = first.body.get("parallel")
     order = replace(
         order_in(first),

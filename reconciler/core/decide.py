@@ -254,7 +254,8 @@ def _alive(
     message = f"running on {run.host}"
     if seen.queue is not None:
         message += f", {seen.queue.nodes}" if seen.queue.nodes else ""
-        message += f"; {seen.queue.sentence}" if seen.queue.sentence else ""
+        # Suspended, completing, ...: whatever is not simply running deserves a word.
+        message += f"; {seen.queue.sentence}" if seen.queue.sentence and seen.queue.word != "RUNNING" else ""
     return Verdict(_view(memory, run, phase, "Running", message, report), lines)
 
 
