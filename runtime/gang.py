@@ -89,7 +89,7 @@ def summary(status_dir: str, mine: Optional[Dict[str, Any]] = None, count: int =
     lines: List[Dict[str, Any]] = []
     for rank in range(max(count, max(found) + 1 if found else 0)):
         if rank in found:
-            lines.append({name: found[rank].get(name) for name in kept})
+            lines.append({**{name: found[rank].get(name) for name in kept}, "rank": rank})
         else:
             lines.append({"rank": rank, "status": "missing"})
     return lines

@@ -74,14 +74,12 @@ def ended_report(run: Run | None, record: Report | None, job: QueueJob | None, s
     if record is not None and record.status.final:
         if job is None or record.status in (ReportStatus.COMPLETED, ReportStatus.CANCELLED):
             return record
-        if job.cause is None or record.cause not in _ASKED_OR_KILLED or record.cause is job.cause:
+        if job.cause is None or record.cause not in _ASKED_OR_KILLED:
             return record
-        return replace(
-            record,
-            status=ReportStatus.FAILED,
-            cause=job.cause,
-            message=f"{_word(job, system)}. {record.message}".rstrip(),
-        )
+        _, _, output = record.message.partition("\n")
+        status = ReportStatus.PREEMPTED if job.cause is Cause.PREEMPTION else ReportStatus.FAILED
+        message = "\n".join(filter(None, (_word(job, system), output)))
+        return replace(record, status=status, cause=job.cause, message=message)
     if job is None:
         return record
     seq = record.seq if record is not None else 0
