@@ -47,6 +47,9 @@ def _end(wanted: Dict[str, Any], document: Dict[str, Any], timeout_s: float) -> 
     except Refused as refused:
         raise Refused("refused", "%s: %s" % (refused.reason, refused.message)) from None
     queued = read_queued(status_dir)
+    if wanted.get("twin"):
+        _tell(_argv(document["end"], wanted["ident"], (queued or {}).get("name") or wanted["run_id"]), timeout_s)
+        return "signalled", "the second job of this run was cancelled"
     if queued is None:
         if claim.abandon(status_dir, wanted["run_id"]):
             _over(wanted, "It was stopped before it was submitted.")

@@ -39,6 +39,7 @@ def observe(document: Dict[str, Any], say: Say) -> Dict[str, Any]:
         except ValueError as error:
             roots[root] = str(error)
     settled, brief = set(), set()
+    asked = {known["status_dir"] for known in document.get("known", [])}
     for known in document.get("known", []):
         todo[known["status_dir"]] = known["run_id"]
         if known.get("settled"):
@@ -53,8 +54,15 @@ def observe(document: Dict[str, Any], say: Say) -> Dict[str, Any]:
             if queue
             else sight(run_id, status_dir, node)
         )
-        if sighting is None:
+        if sighting is None and status_dir not in asked:
             continue
+        if sighting is None:
+            sighting = {
+                "run_id": run_id,
+                "status_dir": status_dir,
+                "state": "present",
+                "error": "it belongs to another host",
+            }
         if clock is not None:
             sighting["quiet_s"] = clock.age(status_dir)
         if status_dir in settled and sighting["state"] == "absent" and status_dir.startswith(tuple(gone)):

@@ -231,7 +231,9 @@ class BatchBackend:
         errors = _root_errors(answer)
         seen = {one.run_id: one for line in answer.lines if (one := self._seen(line, jobs)) is not None}
         known = {item.run.run_id: item for item in look.known}
-        missing = [one for one in seen.values() if one.is_missing and (one.run_id in known or look.scan)]
+        missing = [
+            one for one in seen.values() if (one.run_id in known or look.scan) and one.is_missing(known.get(one.run_id))
+        ]
         if missing:
             self._ask_history(missing, known)
         complete = answer.done and not errors
@@ -383,6 +385,7 @@ class BatchBackend:
             run=run,
             report=report,
             queue=job,
+            twins=one.twins(known, job) if alive else (),
         )
 
     def _capacity(self, said: Mapping[str, Answer]) -> Capacity:
@@ -394,7 +397,7 @@ class BatchBackend:
         except ReconcilerError as error:
             return Capacity(0, error=error.message)
         self._limits = found.limits
-        return Capacity(0, queue=found)
+        return Capacity(sum(node.cpus for node in found.nodes.values()), queue=found)
 
     # --- stopping
 
@@ -416,6 +419,7 @@ class BatchBackend:
                     "reason": reason,
                     "grace_s": grace_s,
                     "force": force,
+                    "twin": bool(known.handle and known.handle.native.get("twin")),
                 }
             ],
         }
@@ -466,13 +470,18 @@ class _Seen:
     def job(self, known: Known | None) -> Any:
         return self._jobs.of(self.wanted(known))
 
+    def twins(self, known: Known | None, job: Any) -> tuple[str, ...]:
+        """Other living jobs of the same run: it got into the queue twice, and one of them is too many."""
+        return tuple(one.ident for one in self._jobs.living(self.wanted(known)) if one.ident != job.ident)
+
     def job_ident(self, known: Known | None) -> str:
         return self._ident or (str(known.handle.native.get("job") or "") if known and known.handle else "")
 
-    @property
-    def is_missing(self) -> bool:
+    def is_missing(self, known: Known | None) -> bool:
         """Not in the queue, and its record does not settle how it ended."""
         if self.data.get("error") or self._jobs.of(self.wanted_here) is not None:
+            return False
+        if self.data.get("state") == "absent" and (known is None or known.handle is None):
             return False
         metadata = _map(self.data.get("metadata"))
         return not _settles(metadata.get("status"), metadata.get("cause"))

@@ -54,12 +54,25 @@ class Jobs:
     def of(self, wanted: Wanted) -> QueueJob | None:
         """The run's job: one that lives before one that has ended. A job that carries another mark is somebody else's; a site
         may drop comments, then the name, which no two runs share, has to do."""
-        found = [
+        return max(
+            self._all(wanted), key=lambda job: (_ORDER[job.state], job.ident == wanted.job, -_number(job)), default=None
+        )
+
+    def living(self, wanted: Wanted) -> list[QueueJob]:
+        """Every job of the run that is not over: more than one when a submission was doubled."""
+        return [job for job in self._all(wanted) if job.state in (QueueState.RUNNING, QueueState.WAITING)]
+
+    def _all(self, wanted: Wanted) -> list[QueueJob]:
+        return [
             job
             for job in self._named.get(wanted.name, ())
             if job.mark in (wanted.mark, "") and (wanted.index is None or job.index == wanted.index)
         ]
-        return max(found, key=lambda job: (_ORDER[job.state], job.ident), default=None)
+
+
+def _number(job: QueueJob) -> int:
+    digits = job.ident.partition("_")[0]
+    return int(digits) if digits.isdigit() else 0
 
 
 def lives(job: QueueJob | None, *, theirs: bool) -> bool:

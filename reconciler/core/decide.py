@@ -102,6 +102,8 @@ def tend(
         handle = stray.handle or Handle(stray.run_id, stray.run.token, {})
         stop = Stop(stray.run, handle, Cause.REPLACED, 0.0)
         action = Action(Verb.CANCEL, memory.job, "StrayAttempt", message, stray.run_id, stray.run.host, effect=stop)
+    if open_alive and action is None and seen.twins:
+        action = _end_twin(memory, run, seen)
     if open_alive:
         verdict = _alive(memory, run, seen, desired, frozen=frozen, prunable=prunable, decode=decode, now=now)
         lines.extend(verdict.lines)
@@ -130,6 +132,17 @@ def tend(
         now=now,
     )
     return replace(after, lines=(*lines, *after.lines))
+
+
+def _end_twin(memory: Memory, run: Run, seen: Sighting) -> Action:
+    """A submission that was sent again arrived twice. The job that is not minded could never begin; it need not wait either."""
+    twin = seen.twins[0]
+    minded = seen.handle.native.get("job") if seen.handle else ""
+    message = (
+        f"attempt {run.attempt} is in the queue of {run.host} twice, as jobs {minded} and {twin}; job {twin} is ended"
+    )
+    stop = Stop(run, Handle(run.run_id, run.token, {"job": twin, "twin": True}), Cause.REPLACED, 0.0)
+    return Action(Verb.CANCEL, memory.job, "StrayAttempt", message, run.run_id, run.host, effect=stop)
 
 
 def _over(memory: Memory, run: Run, seen: Sighting, desired: Desired | None, decode: Decode, now: float) -> Ended:

@@ -63,7 +63,7 @@ class Sighting:
     """One run on one host. `alive` is about processes, `report` about what they wrote; the two may disagree.
 
     `run` is rebuilt from the claim file, None where it could not be read. UNKNOWN carries the reason in `error`. `queue` is
-    what a scheduler says of it, where one does.
+    what a scheduler says of it, where one does; `twins` are further jobs of the same run that its queue holds.
     """
 
     run_id: str
@@ -77,6 +77,7 @@ class Sighting:
     boot_id: str = ""
     error: str = ""
     queue: QueueJob | None = None
+    twins: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

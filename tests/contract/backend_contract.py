@@ -117,7 +117,7 @@ class BackendContract:
         answer = backend.submit([self.render(backend, run)])[run.run_id]
         assert isinstance(answer, Accepted)
         assert answer.repeated
-        assert answer.handle.native["pid"] == first.handle.native["pid"]
+        assert answer.handle.native == first.handle.native
 
     def test_the_same_submission_after_the_end_starts_nothing(self, site, backend):
         run = self.run(site, "quick")
