@@ -151,7 +151,9 @@ def _over(memory: Memory, run: Run, seen: Sighting, desired: Desired | None, dec
     if desired is not None and (desired.digest, desired.generation) != (run.digest, run.generation) and ended.requeue:
         # The spec has moved on: the next attempt is new work and pays from no budget of the old.
         ended = replace(ended, requeue=False, phase=Phase.PENDING, not_before=0.0)
-    taken_back = (ended.cause is Cause.CANCELLED and not memory.cancelled) or ended.cause is Cause.DELETED
+    # Somebody else's cancel is none of our wishes: nothing to take back.
+    ours = memory.stop is not None or (seen.report is not None and seen.report.status is ReportStatus.CANCELLED)
+    taken_back = (ended.cause is Cause.CANCELLED and ours and not memory.cancelled) or ended.cause is Cause.DELETED
     if desired is not None and ended.phase is Phase.CANCELLED and taken_back:
         # The stop was asked for, and before it was done the wish was taken back (resume, the manifest restored).
         ended = replace(ended, phase=Phase.PENDING)

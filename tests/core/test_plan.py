@@ -457,3 +457,13 @@ def test_nothing_of_a_selection_reaches_other_jobs():
     made = planned([job("a")], [live_memory(run)], [census(seen(run))], only=frozenset({key("a")}))
     assert words(made) == ["launch a New"]
     assert [view.job.name for view in made.views] == ["a"]
+
+
+def test_a_run_that_somebody_else_cancelled_is_not_brought_back_unless_the_manifest_says_so():
+    for budget, phase, verbs in ((0, "Cancelled Cancelled", []), (1, "Pending AttemptEnded", ["requeue"])):
+        wanted = job(restart={"cancelled": budget, "backoff": {"initial": 0}})
+        run = run_of(wanted)
+        cancelled = seen(run, ReportStatus.FAILED, alive=False, cause=Cause.CANCELLED, message="cancelled by hand")
+        made = planned([wanted], [live_memory(run)], [census(cancelled)])
+        assert phase_of(made) == phase
+        assert [action.verb.value for action in made.actions] == verbs
