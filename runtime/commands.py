@@ -57,6 +57,25 @@ def probe(question: Dict[str, Any], value: str, timeout_s: float) -> Tuple[Optio
     return None, "", answer
 
 
+def find(
+    question: Dict[str, Any], name: str, mark: str, timeout_s: float
+) -> Tuple[Optional[bool], str, Dict[str, Any]]:
+    """As `probe`, for a job by its name: group 2 of `found` is the mark that it carries, and another's mark is another's job.
+
+    Of several, the newest: ids grow.
+    """
+    answer = run([part.replace("{}", name) for part in question["argv"]], timeout_s)
+    if answer["rc"] is None:
+        return None, "", answer
+    found = re.findall(question["found"], answer["stdout"], re.MULTILINE)
+    ours = [ident for ident, told in found if told in (mark, "")]
+    if ours:
+        return True, max(ours, key=lambda ident: (len(ident), ident)), answer
+    if re.search(question["absent"], answer["stdout"] + "\n" + answer["stderr"], re.MULTILINE):
+        return False, "", answer
+    return None, "", answer
+
+
 def words(answer: Dict[str, Any]) -> str:
     """What a command said, on one line."""
     said = " / ".join(line.strip() for line in (answer["stderr"] or answer["stdout"]).splitlines() if line.strip())

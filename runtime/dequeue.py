@@ -15,7 +15,7 @@ from runtime.enqueue import member_of, read_queued
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, Dict, List, Tuple
+    from typing import Any, Callable, Dict, Tuple
 
     Say = Callable[[Dict[str, Any]], None]
 
@@ -48,7 +48,7 @@ def _end(wanted: Dict[str, Any], document: Dict[str, Any], timeout_s: float) -> 
         raise Refused("refused", "%s: %s" % (refused.reason, refused.message)) from None
     queued = read_queued(status_dir)
     if wanted.get("twin"):
-        _tell(_argv(document["end"], wanted["ident"], (queued or {}).get("name") or wanted["run_id"]), timeout_s)
+        _tell(document, "end", wanted["ident"], (queued or {}).get("name") or wanted["run_id"], timeout_s)
         return "signalled", "the second job of this run was cancelled"
     if queued is None:
         if claim.abandon(status_dir, wanted["run_id"]):
@@ -56,12 +56,12 @@ def _end(wanted: Dict[str, Any], document: Dict[str, Any], timeout_s: float) -> 
         return "gone", "it had not been submitted, and will not start"
     ident, name = wanted.get("ident") or queued.get("ident"), queued["name"]
     if not ident:
-        base = _find(document, name, timeout_s)
+        base = _find(document, name, queued["mark"], timeout_s)
         ident = member_of(base, queued["index"]) if base else ""
     if claim.abandon(status_dir, wanted["run_id"]):
         _over(wanted, "It was stopped before it started.")
         if ident:
-            _tell(_argv(document["end"], ident, name), timeout_s)
+            _tell(document, "end", ident, name, timeout_s)
         return "gone", "it had not started, and will not"
     there = commands.probe(document["alive"], ident, timeout_s) if ident else (False, "", {})
     if there[0] is None:
@@ -69,34 +69,36 @@ def _end(wanted: Dict[str, Any], document: Dict[str, Any], timeout_s: float) -> 
     if not there[0]:
         return "gone", "it had ended"
     write_request(status_dir, wanted)
-    _tell(_argv(document["end" if wanted.get("force") else "ask"], ident, name), timeout_s)
-    return "signalled", "its queue was told"
+    if _tell(document, "end" if wanted.get("force") else "ask", ident, name, timeout_s):
+        return "signalled", "its queue was told"
+    return "gone", "it ended by itself"
 
 
 def _end_unclaimed(wanted: Dict[str, Any], document: Dict[str, Any], timeout_s: float) -> Tuple[str, str]:
     """Its directory is gone. A job of its name may still be in the queue: the name is its mark."""
-    ident = _find(document, wanted["run_id"], timeout_s)
+    ident = _find(document, wanted["run_id"], wanted["mark"], timeout_s)
     if not ident:
         return "gone", "there is no such run here"
-    _tell(_argv(document["end"], ident, wanted["run_id"]), timeout_s)
+    _tell(document, "end", ident, wanted["run_id"], timeout_s)
     return "signalled", "its directory is gone; its job %s was cancelled" % ident
 
 
-def _find(document: Dict[str, Any], name: str, timeout_s: float) -> str:
-    there, ident, said = commands.probe(document["find"], name, timeout_s)
+def _find(document: Dict[str, Any], name: str, mark: str, timeout_s: float) -> str:
+    there, ident, said = commands.find(document["find"], name, mark, timeout_s)
     if there is None:
         raise Refused("unknown", "the queue cannot be asked for %s: %s" % (name, commands.words(said)))
     return ident
 
 
-def _argv(template: List[str], ident: str, name: str) -> List[str]:
-    return [part.replace("{ident}", ident).replace("{name}", name) for part in template]
-
-
-def _tell(argv: List[str], timeout_s: float) -> None:
+def _tell(document: Dict[str, Any], how: str, ident: str, name: str, timeout_s: float) -> bool:
+    """Tell the scheduler. False when the job turns out to have ended meanwhile; Refused when nobody can tell."""
+    argv = [part.replace("{ident}", ident).replace("{name}", name) for part in document[how]]
     answer = commands.run(argv, timeout_s)
-    if answer["rc"] != 0:
-        raise Refused("unknown", "%s did not work: %s" % (argv[0], commands.words(answer)))
+    if answer["rc"] == 0:
+        return True
+    if commands.probe(document["alive"], ident, timeout_s)[0] is False:
+        return False
+    raise Refused("unknown", "job %s could not be told to end: %s" % (ident, commands.words(answer)))
 
 
 def _over(wanted: Dict[str, Any], message: str) -> None:

@@ -121,7 +121,7 @@ class Door:
                 self._answer(run, "unknown", message="its launcher is still at work")
                 return None
             return run
-        there, ident, said = commands.probe(self._find, queued["name"], self._timeout_s)
+        there, ident, said = commands.find(self._find, queued["name"], queued["mark"], self._timeout_s)
         if there:
             queued["ident"] = member_of(ident, queued["index"])
             status.replace_json(os.path.join(run["status_dir"], contract.QUEUED), queued)
@@ -147,7 +147,7 @@ class Door:
             return False
         ident = queued.get("ident")
         if not ident:
-            there, base, _ = commands.probe(self._find, queued["name"], self._timeout_s)
+            there, base, _ = commands.find(self._find, queued["name"], queued["mark"], self._timeout_s)
             if not there:
                 return there
             ident = member_of(base, queued["index"])

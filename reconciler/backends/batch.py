@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, ClassVar
 
-from reconciler.backends.batch_order import order_of, parcels
+from reconciler.backends.batch_order import mark_of, order_of, parcels
 from reconciler.backends.batch_sight import Jobs, Wanted, ended_report, lives, wanted_of
 from reconciler.backends.dialect import Answer, Dialect, Doubtful, Probe, Refused, Site, Taken
 from reconciler.backends.node_answers import Answer as NodeAnswer
@@ -414,6 +414,7 @@ class BatchBackend:
                 {
                     "run_id": run.run_id,
                     "token": run.token,
+                    "mark": mark_of(run),
                     "status_dir": self._settings.paths.status_dir(run),
                     "ident": str(known.handle.native.get("job") or "") if known.handle else "",
                     "reason": reason,

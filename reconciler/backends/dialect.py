@@ -151,7 +151,8 @@ class Dialect(Protocol):
     def parse_submit(self, answer: Answer) -> Taken | Refused | Doubtful: ...
 
     def find(self) -> Probe:
-        """Is a job of this name in the queue? `{}` is the name, group 1 the id."""
+        """Was a job of this name given to the queue, be it over by now? `{}` is the name; group 1 of every match is an id,
+        group 2 the mark of that job, empty where it has none. `absent` tells that the answer is whole."""
         ...
 
     def alive(self) -> Probe:
