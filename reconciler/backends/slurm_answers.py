@@ -23,7 +23,7 @@ _QUEUE = (
     ("%j", "NAME"), ("%k", "COMMENT"),
 )  # fmt: skip
 QUEUE_FORMAT = BEGIN + FIELD.join(code for code, _ in _QUEUE) + END
-_QUEUE_HEADER = BEGIN + FIELD.join(title for _, title in _QUEUE) + END
+QUEUE_HEADER = BEGIN + FIELD.join(title for _, title in _QUEUE) + END
 
 _HISTORY = (
     "JobID",
@@ -39,7 +39,7 @@ _HISTORY = (
     "Comment",
 )
 HISTORY_FORMAT = ",".join(_HISTORY)
-_HISTORY_HEADER = FIELD.join(_HISTORY)
+HISTORY_HEADER = FIELD.join(_HISTORY)
 
 WHOLE = "reconciler: whole"
 """The line that ends a listing whose command exited with 0."""
@@ -70,7 +70,7 @@ def queue_from(answer: Answer) -> tuple[QueueJob, ...]:
     """Every job in the answer of `squeue -o QUEUE_FORMAT`."""
     text = text_of(answer, "squeue")
     header, *records = re.split(f"{END}\n(?={BEGIN}|\\Z)", text)
-    if header + END != _QUEUE_HEADER:
+    if header + END != QUEUE_HEADER:
         raise Unparsable(f"squeue's answer does not begin with its header: {header[:200]!r}")
     if records.pop() if records else True:
         raise Unparsable(f"squeue's last record is cut off: {text[-120:]!r}")
@@ -95,7 +95,7 @@ def history_from(answer: Answer) -> tuple[QueueJob, ...]:
     """
     text = text_of(answer, "sacct")
     rows = text.split(FIELD + "\n")
-    if rows.pop() or not rows or rows[0] != _HISTORY_HEADER:
+    if rows.pop() or not rows or rows[0] != HISTORY_HEADER:
         raise Unparsable(f"sacct's answer does not begin with its header, or its last row is cut off: {text[-120:]!r}")
     newest: dict[tuple[str, str], QueueJob] = {}
     rest: dict[tuple[str, str], QueueJob] = {}

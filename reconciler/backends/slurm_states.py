@@ -201,9 +201,9 @@ def wait(reason: str) -> Wait:
     if limit[2] == "Min":
         return Wait(f"it asks for less {what} than {owner} demands ({word}): change the request", True)
     if limit[2] == "Grp":
-        return Wait(f"{owner} as a whole has as much {what} as it may have ({word})")
+        return Wait(f"{owner} as a whole is at its limit on {what} ({word})")
     if per in ("PerJob", "PerNode"):
         return Wait(f"it asks for more {what} than {owner} gives to one job ({word}): lower the request", True)
     if limit[3].lower() == "wallduration":
         return Wait(f"its time limit is above what {owner} allows ({word}): lower spec.request.time", True)
-    return Wait(f"you have as much {what} as {owner} allows ({word})")
+    return Wait(f"you are at the limit that {owner} sets on {what} ({word})")
