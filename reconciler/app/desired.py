@@ -101,6 +101,7 @@ def _freeze(load: FileLoad) -> dict[str, Any]:
         "problems": [[p.file, p.line, p.message] for p in load.problems],
         "frozen": [list(key) for key in load.frozen],
         "complete": load.complete,
+        "held": [load.held_by, load.held],
     }
 
 
@@ -111,6 +112,7 @@ def _thaw(data: Mapping[str, Any], path: str) -> FileLoad:
         tuple(Problem(*problem) for problem in data["problems"]),
         frozenset(JobKey(*key) for key in data["frozen"]),
         data["complete"],
+        *data["held"],
     )
 
 
@@ -128,10 +130,11 @@ def _state(tree: SourceTree, loaded: Loaded, working_tree: bool) -> DesiredState
 
 
 def _problem_of(key: JobKey, problems: Iterable[Problem]) -> Problem:
-    """The problem that freezes a job: the first that names it, else the first there is."""
+    """The problem that freezes a job: the first that names it, or its sweep, else the first there is."""
     first = None
     for problem in problems:
-        if str(key) in problem.message or posixpath.splitext(posixpath.basename(problem.file))[0] == key.name:
+        stem = posixpath.splitext(posixpath.basename(problem.file))[0]
+        if str(key) in problem.message or key.name == stem or key.name.startswith(f"{stem}-"):
             return problem
         first = first or problem
     return first or Problem("", 0, "its manifest cannot be used")

@@ -11,7 +11,10 @@ from typing import Any
 
 from reconciler.core.names import JobKey, is_name
 from reconciler.load.defaults import Defaults
+from reconciler.load.normal import Wrong
+from reconciler.load.schema import accepts
 from reconciler.load.strict_yaml import Document
+from reconciler.load.sweep import members
 
 
 def keys_of(document: Document, under: Defaults) -> frozenset[JobKey]:
@@ -21,6 +24,37 @@ def keys_of(document: Document, under: Defaults) -> frozenset[JobKey]:
         return frozenset() if key is None else frozenset((key,))
     keys = [_key_of_text(part, under) for part in re.split(r"(?m)^---(?=\s|$)", document.text) if part.strip()]
     return frozenset(key for key in keys if key is not None) if None not in keys else frozenset()
+
+
+# What shows that a document is, or was meant to be, a sweep: its fields, paths of values, and "sweep" with a slip of the pen.
+_WORDS = r"(?<![A-Za-z])(?:s[wep]{2,6}s?(?![A-Za-z])|(?:grid|list|parallel)(?![A-Za-z])|(?:config|env)\.)"
+_SWEEPISH = re.compile(_WORDS, re.IGNORECASE)
+_SWEEPISH_TEXT = re.compile(rf"""{_WORDS}[^\s:]*["']?[ ]*:""", re.IGNORECASE)
+_FREE = (("metadata", "labels"), ("spec", "config"))
+
+
+def may_be_sweep(document: Document) -> bool:
+    """May a broken document be one of a sweep, so that more jobs than the one of its name hang on it?"""
+    if not document.parsed:
+        return bool(_SWEEPISH_TEXT.search(document.text))
+    return any(_SWEEPISH.search(key) for key in document.keys(but_below=_FREE))
+
+
+def members_of(document: Document, keys: frozenset[JobKey]) -> frozenset[JobKey]:
+    """The members of the sweep that a document is, as far as its own part about the sweep is in order; else empty."""
+    value = document.value
+    spec = value.get("spec") if document.parsed and isinstance(value, dict) else None
+    sweep = spec.get("sweep") if isinstance(spec, dict) else None
+    if sweep is None or len(keys) != 1 or any(path.startswith("spec.sweep") for path in document.touched):
+        return frozenset()
+    (key,) = keys
+    alone: dict[str, Any] = {"apiVersion": "reconciler/v1", "kind": "Job", "metadata": {"name": key.name}}
+    if not accepts("job", {**alone, "spec": {"command": ["true"], "sweep": sweep}}):
+        return frozenset()
+    assert isinstance(sweep, dict)
+    wrong: list[Wrong] = []
+    found = members(key.name, sweep, wrong)
+    return frozenset() if wrong else frozenset(JobKey(key.project, key.group, member.name) for member in found)
 
 
 _IDENTITY = ("name", "project", "group")

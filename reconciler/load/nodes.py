@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
@@ -68,3 +69,18 @@ def path_of(root: Node, target: Node) -> str:
         elif isinstance(node, SequenceNode):
             stack.extend((item, f"{path}[{index}]") for index, item in enumerate(node.value))
     return ""
+
+
+def keys_of_nodes(root: Node | None, skipped: Sequence[Node]) -> Iterator[str]:
+    """The text of every key below a node, but for what lies below the nodes `skipped`. A node that aliases share is read
+    once."""
+    stack = [] if root is None else [root]
+    seen = {id(node) for node in skipped}
+    while stack:
+        node = stack.pop()
+        if id(node) in seen:
+            continue
+        seen.add(id(node))
+        if isinstance(node, MappingNode):
+            yield from (key.value for key, _ in node.value if isinstance(key, ScalarNode))
+        stack.extend(_children(node))

@@ -40,7 +40,8 @@ _BUDGETS = ("preemption", "infrastructure", "failure", "timeout", "out_of_memory
 
 
 def normalise(document: Mapping[str, Any], wrong: list[Wrong]) -> tuple[JobKey, _Doc]:
-    """The job's key and its normalised document. What contradicts itself is appended to `wrong`."""
+    """The job's key and its normalised document; of a sweep, those that its members are made from. What contradicts itself
+    is appended to `wrong`."""
     metadata: _Doc = document["metadata"]
     given: _Doc = document["spec"]
     key = JobKey(metadata.get("project", "general"), metadata.get("group", "default"), metadata["name"])
@@ -49,7 +50,7 @@ def normalise(document: Mapping[str, Any], wrong: list[Wrong]) -> tuple[JobKey, 
     for name, value in given.items():
         make = _MAKERS.get(name)
         if make is None:
-            if name != "command":
+            if name not in ("command", "sweep"):
                 spec[name] = value
         else:
             try:

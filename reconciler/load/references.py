@@ -19,12 +19,18 @@ def check_references(jobs: Iterable[Desired], inventory: Inventory) -> tuple[Pro
     """Problems of the jobs whose request names something that the inventory lacks.
 
     A chip must be in the table or be a label of a Volcano host. Decodes every job given: pass those that are new or
-    changed.
+    changed. The members of a sweep ask for the same, so that it is told once.
     """
     labels = {chip for host in inventory.hosts.values() if isinstance(host, VolcanoHost) for chip in host.chips}
     chips = labels | CHIPS.keys()
     problems: list[Problem] = []
+    sweeps: set[str] = set()
     for job in jobs:
+        if job.sweep in sweeps:
+            continue
+        if job.sweep:
+            sweeps.add(job.sweep)
+        who = f"Sweep {job.sweep}" if job.sweep else f"Job {job.key}"
         request = cast(dict[str, Any], cast(dict[str, Any], job.normal["spec"])["request"])
         wanted = (
             ("cluster", "clusters", request["clusters"], inventory.clusters.keys()),
@@ -36,7 +42,7 @@ def check_references(jobs: Iterable[Desired], inventory: Inventory) -> tuple[Pro
             Problem(
                 job.file,
                 job.line,
-                f"Job {job.key}: spec.request.{field} names the {kind} {name!r}, which the inventory does not have"
+                f"{who}: spec.request.{field} names the {kind} {name!r}, which the inventory does not have"
                 f"{did_you_mean(name, known) or f': expected {one_of(sorted(known))}'}",
             )
             for kind, field, names, known in wanted

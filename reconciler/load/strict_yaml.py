@@ -25,7 +25,7 @@ from yaml.scanner import Scanner
 
 from reconciler.core.errors import Problem
 from reconciler.core.job import Json
-from reconciler.load.nodes import child, explodes, path_of
+from reconciler.load.nodes import child, explodes, keys_of_nodes, path_of
 from reconciler.load.rejections import bad_text, syntax_problem
 from reconciler.load.scalars import Surprise, cut, quote, scalar
 
@@ -76,14 +76,22 @@ class Document:
             line, node = found[0].start_mark.line + 1 + self.offset, found[1]
         return line
 
-    def written(self, path: Sequence[str | int]) -> str | None:
-        """The scalar at `path` as it is written, before it became a number; None when there is none."""
+    def keys(self, but_below: Sequence[Sequence[str]] = ()) -> Iterator[str]:
+        """Every key as it is written, those that cannot be read as one included; not those below the paths given."""
+        return keys_of_nodes(self._root, [node for node in map(self._at, but_below) if node is not None])
+
+    def _at(self, path: Sequence[str | int]) -> Node | None:
         node = self._root
         for step in path:
             found = child(node, step)
             if found is None:
                 return None
             node = found[1]
+        return node
+
+    def written(self, path: Sequence[str | int]) -> str | None:
+        """The scalar at `path` as it is written, before it became a number; None when there is none."""
+        node = self._at(path)
         return node.value if isinstance(node, ScalarNode) else None
 
 

@@ -116,7 +116,7 @@ def words(
         has = f"it has {' and '.join(given)}" if given else "it has none of them"
         yield Refusal(path, f"{label} needs exactly one of {one_of(choices).replace(' or ', ' and ')}: {has}")
     elif error.schema_path and "propertyNames" in error.absolute_schema_path:
-        yield Refusal((*path, value), f"{label}: {_bad_name(str(value), rule, limit)}", key=str(value))
+        yield Refusal((*path, value), f"{label}: {bad_name(str(value), rule, limit)}", key=str(value))
     elif rule == "type":
         yield Refusal(path, f"{label}: {_bad_type(path, value, here, written)}")
     elif rule == "enum":
@@ -155,7 +155,8 @@ def _unknown(
     return f"{where}: expected {one_of(sorted(known))}" if known else where
 
 
-def _bad_name(key: str, rule: str, limit: Any) -> str:
+def bad_name(key: str, rule: str, limit: Any) -> str:
+    """What is wrong with a key that the rule of a schema refuses."""
     if rule == "enum":
         words = [str(word) for word in limit]
         return f"{key!r} is not known: expected {one_of(words)}{did_you_mean(key, words)}"
