@@ -184,7 +184,7 @@ def main() -> None:
     from reconciler.app.converge import Reconciler
     from reconciler.app.wiring import Settings, open_ports
     from reconciler.backends.node import NodeBackend
-from reconciler.backends.node_call import NodePaths, NodeSettings
+    from reconciler.backends.node_call import NodePaths, NodeSettings
     from reconciler.cli.main import COLLECT_AFTER
 
     gc.set_threshold(COLLECT_AFTER, 20, 20)  # as the command line does

@@ -76,7 +76,7 @@ class _Counting:
 def _warm(site: Any, made: Any, rounds: int) -> tuple[list[float], list[float], list[float]]:
     from reconciler.app.shipping import Bundle
     from reconciler.backends.node import NodeBackend
-from reconciler.backends.node_call import NodePaths, NodeSettings
+    from reconciler.backends.node_call import NodePaths, NodeSettings
     from reconciler.core.job import JobSpec
     from reconciler.core.names import JobKey, run_id
     from reconciler.core.protocols import Facts, Look

@@ -58,6 +58,7 @@ class SlurmDialect:
     """Implements backends.dialect.Dialect."""
 
     system: ClassVar[str] = "slurm"
+    tools: ClassVar[tuple[str, ...]] = ("sbatch", "squeue", "scancel", "scontrol", "sacct", "srun")
     variables: ClassVar[Mapping[str, str]] = {
         "job": "SLURM_JOB_ID",
         "restart": "SLURM_RESTART_COUNT",
@@ -123,9 +124,9 @@ class SlurmDialect:
     def find(self) -> Probe:
         """An ended job counts: it was submitted. The header with nothing below it, from a squeue that succeeded, is "no"."""
         return Probe(
-            _listing("squeue", "--me", "-a", "-t", "all", "-o", "job=%F", "--name", "{}"),
-            found=r"(?m)^job=([0-9]+)$",
-            absent=rf"(?m)^job=ARRAY_JOB_ID\n{slurm_answers.WHOLE}$",
+            _listing("squeue", "--me", "-a", "-t", "all", "-o", "job=%F mark=%k", "--name", "{}"),
+            found=r"(?m)^job=([0-9]+) mark=(?:\(null\))?(.*)$",
+            absent=rf"(?m)^job=ARRAY_JOB_ID mark=COMMENT\n(?:.*\n)*{slurm_answers.WHOLE}$",
         )
 
     def alive(self) -> Probe:

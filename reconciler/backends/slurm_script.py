@@ -126,7 +126,8 @@ def _directives(order: Order) -> Iterator[str]:
         # To the steps, not to this shell (no "B:"). Programs ignore URG unless they ask for it, and our runtime does.
         yield f"--signal=URG@{min(_count('warn_s', order.warn_s), SIGNAL_MAX_S)}"
     if order.array is not None:
-        yield f"--array=0-{_count('array', order.array) - 1}"
+        most = f"%{_count('array_parallel', order.array_parallel)}" if order.array_parallel is not None else ""
+        yield f"--array=0-{_count('array', order.array) - 1}{most}"
     for option, value in (("account", order.account), ("qos", order.qos), ("constraint", order.constraint)):
         if value is not None:
             yield _option(option, option, value)

@@ -11,6 +11,7 @@ import pytest
 
 from reconciler.backends.dialect import Answer, Dialect, Doubtful, Probe, Refused, Taken
 from reconciler.backends.slurm import SlurmDialect
+from runtime import commands
 from tests.backends.slurm_records import ANSWERS, recorded
 
 SLURM = SlurmDialect()
@@ -176,10 +177,30 @@ def test_a_state_that_we_do_not_know_is_neither_alive_nor_ended() -> None:
     assert judge(SLURM.alive(), Answer(0, text.replace("HIBERNATING", "SUSPENDED"), "")) == "7_1"
 
 
-@pytest.mark.parametrize("probe", [SLURM.find(), SLURM.alive()], ids=["find", "alive"])
-def test_a_probe_has_one_place_for_what_is_asked(probe: Probe) -> None:
+@pytest.mark.parametrize(("probe", "groups"), [(SLURM.find(), 2), (SLURM.alive(), 1)], ids=["find", "alive"])
+def test_a_probe_has_one_place_for_what_is_asked(probe: Probe, groups: int) -> None:
     assert [word for word in probe.argv if "{}" in word] == ["{}"]
-    assert re.compile(probe.found).groups == 1
+    assert re.compile(probe.found).groups == groups
+
+
+@pytest.mark.parametrize(
+    ("name", "mark", "expected"),
+    [
+        ("find-marks", "reconciler:one", "17"),
+        ("find-marks", "reconciler:two", "18"),
+        ("find-marks", "reconciler:three", False),
+        ("find-one", "reconciler:any", "15"),
+        ("find-none", "reconciler:any", False),
+        ("find-controller-down", "reconciler:any", None),
+    ],
+)
+def test_of_jobs_with_one_name_the_mark_tells_which_is_ours(name: str, mark: str, expected: object) -> None:
+    """As the node judges it; a site that drops comments leaves the name."""
+    answer = recorded(name)
+    question = {"argv": ["sh", "-c", 'printf %s "$1"; exit $2', "sh", answer.stdout, str(answer.returncode)]}
+    question |= {"found": SLURM.find().found, "absent": SLURM.find().absent}
+    there, ident, _ = commands.find(question, "any", mark, 10.0)
+    assert (ident if there else there) == expected
 
 
 # --- cancel

@@ -153,6 +153,9 @@ def main():
     capacity("running")
     probe("find-one", D.find(), "late")
     probe("find-array", D.find(), "members")
+    twins = [batch("-p", "cpu", "--hold", "-J", "twins", "--comment", f"reconciler:{mark}") for mark in ("one", "two")]
+    probe("find-marks", D.find(), "twins")
+    run(["scancel", *twins])
     probe("alive-running", D.alive(), late)
     probe("alive-array", D.alive(), array)
     probe("alive-member-waiting", D.alive(), f"{array}_5")
