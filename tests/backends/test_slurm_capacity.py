@@ -187,6 +187,12 @@ def test_without_gres_used_the_allocated_resources_tell() -> None:
     assert slurm_capacity.nodes_from(line)["n1"].free("h100") == 5
 
 
+@pytest.mark.parametrize("prose", ["Reason", "Comment", "Extra"])
+def test_prose_is_not_read_as_fields(prose: str) -> None:
+    line = node(Gres="gpu:h100:8").replace(" GresUsed=gpu:0", "").rstrip("\n")
+    assert slurm_capacity.nodes_from(f"{line} {prose}=see GresUsed=gpu:h100:8\n")["n1"].free("h100") == 8
+
+
 def test_a_reason_of_several_lines_is_no_machine() -> None:
     nodes = slurm_capacity.nodes_from(node(State="DOWN", Reason="bad\nState=IDLE\n Gres=gpu:9") + node(NodeName="n2"))
     assert {name: machine.usable for name, machine in nodes.items()} == {"n1": False, "n2": True}
