@@ -122,6 +122,13 @@ spec:
     assert (hand.sweep, hand.sweep_values, hand.parallel) == ("", (), None)
 
 
+def test_a_member_taken_out_of_its_sweep_in_one_commit_stays_what_it_is() -> None:
+    before = load(job("a", "config: {x: 0}, sweep: {grid: {config.x: [1, 2]}}"))
+    after = load(job("a", "config: {x: 0}, sweep: {grid: {config.x: [1]}}"), job("a-x-2", "config: {x: 2}"))
+    assert digests(before) == digests(after)
+    assert [job.sweep for job in after.desired] == ["lm/default/a", ""]
+
+
 def test_defaults_of_the_directory_count_as_the_jobs_own() -> None:
     defaults = "metadata: {group: g}\nspec: {config: {lr: 1}, command: [run]}"
     text = "apiVersion: reconciler/v1\nkind: Job\nmetadata: {name: a}\nspec: {sweep: {grid: {config.lr: [1e-3, 2]}}}"
