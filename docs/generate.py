@@ -64,10 +64,49 @@ is `512M`, `128G`, `1T` or bytes; K, M, G and T, with or without `i`, are powers
 below; deeper files go over shallower ones, and a job's own values over both. Mappings are merged, lists and
 everything else are replaced. What a job runs (`command`, `job`, `stages`) and each secret are taken whole.
 
+## Sweeps
+
+`spec.sweep` makes one document into several jobs, the members of a sweep:
+
+```yaml
+apiVersion: reconciler/v1
+kind: Job
+metadata: {name: mlp}
+spec:
+  command: [python, train.py]
+  config: {training: {lr: 3e-4, steps: 1000}}
+  sweep:
+    grid:                                      # every combination: four jobs
+      config.training.lr: [1e-4, 1e-3]
+      env.SEED: ["1", "2"]
+    parallel: 2                                # at most two of them at once
+```
+
+`list` in place of `grid` gives one job per entry: `{config.training.lr: 1e-4, env.SEED: "1"}`, or nested
+(`{config: {training: {lr: 1e-4}}}`), with a `name` where the values make none that you like. A value written by its
+path replaces what stands there; a nested one goes over it, mapping by mapping. An entry with a name alone is the job
+as it is written, such as a baseline.
+
+**Paths** start with `config.` or `env.`. One below `config` must be in `spec.config` (or that of the defaults)
+already: a typo is an error, not a sweep in which nothing varies. Only in an empty config any path will do, and then
+all entries of a list must have the same ones. Names of variables may be new; their values are text, in quotes.
+
+**Names** are the sweep's and the values: `mlp-lr-0.0001_SEED-1`. An axis is called by the end of its path, as long as
+needed to tell it from the others (`encoder.lr`). Where a name cannot hold the values, or not tell them from others
+(lists, blanks, `"1"` beside `1`, more than 63 characters), eight hex digits end it. A name depends on its own
+values alone: adding, removing and reordering values, entries or keys touches no other member. Another axis is in
+every name, so it makes all members other jobs. A sweep's own name has at most 54 characters, and a sweep at most
+10,000 members.
+
+**A member is a job**: `status`, `logs`, `cancel` and the rest take its name, its digest is that of the same job
+written by hand, and removing its value is removing its manifest. `depends_on` takes one member, or the sweep's name
+for all of them.
+
 ## What happens to a broken document
 
 It is told with file and line, and its job is frozen: a run that is live stays as it is, and nothing is launched. The
-other documents go on. Where the job's name cannot be read with certainty, no job at all is removed in that pass.
+other documents go on. Where the job's name cannot be read with certainty, no job at all is removed in that pass; nor
+while a sweep is broken, because it no longer tells which members it had.
 
 ## Fields
 

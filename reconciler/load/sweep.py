@@ -51,7 +51,7 @@ def members(name: str, sweep: Mapping[str, Any], wrong: list[Wrong]) -> tuple[Me
     for member in found:
         first = taken.setdefault(member.name, member)
         if first is not member:
-            told = f"{dotted(member.place)}: {_told(member)} would be called {member.name}, as would {_told(first)}"
+            told = f"{_told(member)} would be called {member.name}, as would {_told(first)}"
             advice = "" if "grid" in sweep else ": give one of them a name of its own"
             wrong.append((member.place, told + advice))
     return found
@@ -65,10 +65,10 @@ def _too_long(name: str) -> str:
 
 
 def _told(member: Member) -> str:
-    """`spec.sweep.list[3]`, or the values of a member of a grid."""
+    """`spec.sweep.list[3]`, or the grid and the values of its member."""
     if member.place[:3] == _LIST:
         return dotted(member.place)
-    return ", ".join(f"{path}={show(value)}" for path, value in member.shown)
+    return f"{dotted(member.place)}: " + ", ".join(f"{path}={show(value)}" for path, value in member.shown)
 
 
 # ---- the two forms ---------------------------------------------------------------------------------------------

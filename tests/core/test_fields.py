@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from reconciler.core.fields import DEFAULTS, FIELDS, Effect, effect_of, replace_part, whole_part
+from reconciler.core.fields import DEFAULTS, FIELDS, Effect, effect_of, filled, replace_part, whole_part
 from reconciler.load.schema import schema
 
 
@@ -63,3 +63,29 @@ def test_every_field_that_replaces_changes_the_part() -> None:
         if effect is not Effect.REPLACE or path.count(".") != 1 or name in ("source", "request", "python"):
             continue
         assert replace_part({**DEFAULTS, name: "changed"}) == {name: "changed"}
+
+
+def test_fields_of_restart_that_came_later_are_in_no_digest_at_their_defaults() -> None:
+    """The digests of jobs that run must not move when the tool is upgraded."""
+    restart = DEFAULTS["restart"]
+    assert isinstance(restart, dict)
+    whole = whole_part({**DEFAULTS, "restart": {**restart, "failure": 1}})["restart"]
+    assert isinstance(whole, dict)
+    assert {"owner", "cancelled"}.isdisjoint(whole)
+    assert whole["failure"] == 1
+    assert whole_part({**DEFAULTS, "restart": {**restart, "owner": "slurm"}})["restart"] != restart
+    assert whole_part({**DEFAULTS, "restart": {**restart, "cancelled": 1}}) != {}
+
+
+def test_a_spec_of_an_older_version_is_filled_with_defaults() -> None:
+    assert filled({}) == DEFAULTS
+    assert filled({"priority": 3, "restart": {"failure": 1}}) == {
+        **DEFAULTS,
+        "priority": 3,
+        "restart": {**DEFAULTS["restart"], "failure": 1},  # type: ignore[dict-item]
+    }
+
+
+def test_an_edit_of_a_sweep_is_in_place() -> None:
+    assert effect_of("spec.sweep.grid") is effect_of("spec.restart.owner") is Effect.IN_PLACE
+    assert effect_of("spec.slurm.warn") is Effect.REPLACE

@@ -26,7 +26,7 @@ def test_manifests_in_the_repository_are_valid(folder: Path) -> None:
     assert loaded.desired
 
 
-@pytest.mark.parametrize("folder", ["first-job", "sweep-by-hand", "gpu", "depends-on"])
+@pytest.mark.parametrize("folder", ["first-job", "sweep", "gpu", "depends-on"])
 def test_each_story_has_a_page(folder: str) -> None:
     assert (ROOT / "examples" / folder / "README.md").is_file()
 

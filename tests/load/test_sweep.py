@@ -122,6 +122,13 @@ spec:
     assert (hand.sweep, hand.sweep_values, hand.parallel) == ("", (), None)
 
 
+def test_a_member_taken_out_of_its_sweep_in_one_commit_stays_what_it_is() -> None:
+    before = load(job("a", "config: {x: 0}, sweep: {grid: {config.x: [1, 2]}}"))
+    after = load(job("a", "config: {x: 0}, sweep: {grid: {config.x: [1]}}"), job("a-x-2", "config: {x: 2}"))
+    assert digests(before) == digests(after)
+    assert [job.sweep for job in after.desired] == ["lm/default/a", ""]
+
+
 def test_defaults_of_the_directory_count_as_the_jobs_own() -> None:
     defaults = "metadata: {group: g}\nspec: {config: {lr: 1}, command: [run]}"
     text = "apiVersion: reconciler/v1\nkind: Job\nmetadata: {name: a}\nspec: {sweep: {grid: {config.lr: [1e-3, 2]}}}"
@@ -301,7 +308,7 @@ WRONG = {
     "grid: {config.lr: [1]}\n    parallel: 0": "10: spec.sweep.parallel: 0 is too small",
     "grid: {config.lr: [0.1, 2, 1e-1]}": "9: spec.sweep.grid.config.lr[2]: 0.1 stands there already, as spec.sweep.grid.con",
     "list:\n    - {config.lr: 1}\n    - {config: {lr: 1}}": "11: spec.sweep.list[1] sets the same as spec.sweep.list[0]: keep",
-    "list:\n    - {name: x, config.lr: 1}\n    - {name: x}": "11: spec.sweep.list[1]: spec.sweep.list[1] would be called a-x,",
+    "list:\n    - {name: x, config.lr: 1}\n    - {name: x}": "11: spec.sweep.list[1] would be called a-x, as would spec.swe",
     "list:\n    - {config.lr: 1}\n    - {config.training.lr: 1}": "give one of them a name of its own",
     "list: [{config.lr: 1, config: {lr: 2}}]": "9: spec.sweep.list[0]: config.lr is set twice",
     "grid: {config.training: [{}], config.training.lr: [1]}": "config.training.lr lies inside config.training, which is set",
