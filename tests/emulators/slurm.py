@@ -37,7 +37,16 @@ from tests.emulators.slurm_cluster import (
     start_of,
     word_of,
 )
-from tests.emulators.slurm_text import config_text, expand, limit, minutes_of, moment, node_line, partition_line
+from tests.emulators.slurm_text import (
+    compress,
+    config_text,
+    expand,
+    limit,
+    minutes_of,
+    moment,
+    node_line,
+    partition_line,
+)
 
 # What can go wrong with one command, by `how`:
 FAULTS = {
@@ -264,7 +273,7 @@ _COLUMNS = {
     "r": ("REASON", lambda job: job["reason"]),
     "S": ("START_TIME", lambda job: moment(_starts_at(job))),
     "V": ("SUBMIT_TIME", lambda job: moment(job["submit_at"])),
-    "N": ("NODELIST", lambda job: _hosts(job)),
+    "N": ("NODELIST", lambda job: compress(job["nodes"])),
     "P": ("PARTITION", lambda job: job["partition"]),
     "l": ("TIME_LIMIT", lambda job: limit(job["minutes"])),
     "j": ("NAME", lambda job: job["name"]),
@@ -279,16 +288,10 @@ def _starts_at(job: Job) -> float | None:
     return None if going_back else job["start_at"]  # type: ignore[no-any-return]
 
 
-def _hosts(job: Job) -> str:
-    from tests.emulators.slurm_text import compress
-
-    return compress(job["nodes"])
-
-
 def squeue(cluster: Cluster, argv: list[str], fault: dict[str, Any]) -> Said:
     known = {"--me": False, "-a": False, "-r": False, "-h": False, "-t": True, "-o": True, "-j": True, "--name": True}
     found, rest = options("squeue", argv, known)
-    if rest or found.get("-t") != "all" or "-o" not in found or "-a" not in found and "-h" not in found:
+    if rest or found.get("-t") != "all" or "-o" not in found or ("-a" not in found and "-h" not in found):
         raise unknown("squeue", f"{argv}")
     jobs = cluster.visible()
     if "-j" in found:
@@ -389,9 +392,10 @@ def sacct(cluster: Cluster, argv: list[str], fault: dict[str, Any]) -> Said:
             hit = row["name"] in wanted and not rest_of_array
         if not hit or row["user"] != "alice":
             continue
-        if row["half"]:  # as the daemon writes it before it knows the job
-            row = {**row, "name": "allocation", "submit": "Unknown", "partition": "", "comment": ""}
-        lines.append("".join(row[_HISTORY[column]] + found["--delimiter"] for column in columns) + "\n")
+        # As the daemon writes it before it knows the job.
+        unknown_yet = {"name": "allocation", "submit": "Unknown", "partition": "", "comment": ""} if row["half"] else {}
+        told = {**row, **unknown_yet}
+        lines.append("".join(told[_HISTORY[column]] + found["--delimiter"] for column in columns) + "\n")
     return Said(0, "".join(lines))
 
 

@@ -51,6 +51,7 @@ CONFIG: dict[str, Any] = {
 }
 MEMORY_PER_CPU = 100
 UID = 1001
+HELD_BACK = "job requeued in held state"
 
 
 class Cluster:
@@ -139,8 +140,6 @@ class Cluster:
                 "exit": [0, 0],
             }
             self.jobs.append(job)
-            if index is None:
-                self.note(job)
         self._start_what_fits()
         return int(ident)
 
@@ -193,7 +192,7 @@ class Cluster:
 
     def _put_back(self, job: Job, *, hold: bool) -> None:
         begin = None if hold else self.now + self.config["requeue_delay_s"]
-        reason = "job requeued in held state" if hold else "BeginTime"
+        reason = HELD_BACK if hold else "BeginTime"
         job.update(state="PENDING", reason=reason, hold=hold, begin=begin, submit_at=self.now)
         job.update(
             start_at=None, end_at=None, nodes=[], indexes={}, restarts=job["restarts"] + 1, exit=[0, 0], warned=False
@@ -214,8 +213,12 @@ class Cluster:
             if not why:
                 why = "Priority" if job["partition"] in behind else "Resources"
                 behind.add(job["partition"])
-            if job["reason"] != why and not (job["hold"] and job["reason"] == "job requeued in held state"):
+            if job["hold"] and job["reason"] == HELD_BACK:
+                continue
+            if job["reason"] != why or not job["restarts"]:
                 job["reason"] = why
+                if job["index"] is None:
+                    self.note(job)
 
     def _why_not(self, job: Job) -> str:
         part = self.partition(job["partition"])
@@ -305,6 +308,8 @@ class Cluster:
             return
         kill_at = self.now + self.config["kill_wait_s"]
         job["ending"] = {"word": word, "reason": reason, "by": by, "requeue": requeue, "hold": hold, "kill_at": kill_at}
+        if hold:
+            job["reason"] = job["ending"]["reason"] = HELD_BACK
         due = {"TIMEOUT": " DUE TO TIME LIMIT", "PREEMPTED": " DUE TO PREEMPTION", "NODE_FAIL": " DUE TO NODE FAILURE"}
         told = " DUE TO JOB REQUEUE" if requeue and word == "CANCELLED" else due.get(word, "")
         where = f"slurmstepd-{job['nodes'][0]}: error: *** JOB {job['id']} ON {job['nodes'][0]} CANCELLED AT "
@@ -346,7 +351,6 @@ class Cluster:
         """What the accounting gets to know of this run of the job, once its lag is over."""
         by = f" by {job['by']}" if job["state"] == "CANCELLED" and job.get("by") and word is None else ""
         ended = job["end_at"] is not None
-        pending = job["state"] == "PENDING"
         row = {
             "ident": ident_of(job),
             "array": job["array"],
@@ -357,9 +361,7 @@ class Cluster:
             "end": moment(job["end_at"], "Unknown") if ended else "Unknown",
             "nodes": compress(job["nodes"]) or "None assigned",
             "partition": job["partition"],
-            "reason": "None"
-            if job["nodes"] or (pending and job["reason"] in ("Resources", "Priority"))
-            else job["reason"],
+            "reason": self._reason_kept(job),
             "name": job["name"],
             "comment": job["comment"],
             "user": job["user"],
@@ -369,7 +371,14 @@ class Cluster:
         if known is None:
             known = {"key": key, "versions": []}
             self.state["rows"].append(known)
-        known["versions"].append([self.now, row])
+        if not known["versions"] or known["versions"][-1][1] != row:
+            known["versions"].append([self.now, row])
+
+    @staticmethod
+    def _reason_kept(job: Job) -> str:
+        if job["reason"] == HELD_BACK:
+            return "JobHeldUser"
+        return "None" if job["nodes"] or job["reason"] in ("Resources", "Priority") else str(job["reason"])
 
     def rows(self) -> list[dict[str, Any]]:
         """The newest that the accounting knows by now of each run."""

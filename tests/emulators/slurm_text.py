@@ -1,4 +1,4 @@
-"""How the emulated Slurm writes times, host lists, nodes, partitions and its configuration: as 22.05 did in records/. It simulates."""
+"""It simulates: how the emulated Slurm writes times, host lists, nodes, partitions and its configuration, as 22.05 does."""
 
 from __future__ import annotations
 
