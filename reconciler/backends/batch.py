@@ -12,7 +12,15 @@ from dataclasses import asdict
 from typing import Any, ClassVar
 
 from reconciler.backends.batch_order import mark_of, order_of, parcels
-from reconciler.backends.batch_sight import Jobs, Wanted, ended_report, lives, wanted_of
+from reconciler.backends.batch_sight import (
+    Jobs,
+    Wanted,
+    ended_report,
+    lives,
+    unexplained,
+    vanished_member,
+    wanted_of,
+)
 from reconciler.backends.dialect import Answer, Dialect, Doubtful, Probe, Refused, Site, Taken
 from reconciler.backends.node_answers import Answer as NodeAnswer
 from reconciler.backends.node_answers import refusal_of, report_of, run_of
@@ -333,7 +341,9 @@ class BatchBackend:
         if data.get("state") == "absent" and job is None and (known is None or known.handle is None):
             return Sighting(run_id, Presence.ABSENT)
         if job is not None:
-            return self._present(one, known, run, ended_report(run, record, job, self._dialect.system), job)
+            # The queue tells no exit codes; the history may have lagged, then what is known has to do.
+            told = one.history if unexplained(job) and one.history is not None else job
+            return self._present(one, known, run, ended_report(run, record, told, self._dialect.system), job)
         if one.is_over(record):
             return self._present(one, known, run, record, None)
         return self._vanished(one, known, run, record)
@@ -356,6 +366,8 @@ class BatchBackend:
                 error = f"it ended; only {system}'s history can say whether it was preempted or cancelled: {one.history_error}"
                 return Sighting(run_id, Presence.UNKNOWN, error=error)
             return self._present(one, known, run, record, None)
+        if one.vanished_from_array(known):
+            return self._present(one, known, run, vanished_member(record, one.job_ident(known), system), None)
         quiet_s = QUIET_BEATS * self._settings.heartbeat_s
         if one.data.get("state") == "absent" or (one.quiet_s is not None and one.quiet_s >= quiet_s):
             return self._present(one, known, run, record, None)
@@ -468,6 +480,10 @@ class _Seen:
         found = self.wanted(known)
         return Wanted(found.name, "", found.index, found.job)
 
+    def vanished_from_array(self, known: Known | None) -> bool:
+        """It never began, and others of its array are still known."""
+        return not self.started and self._jobs.knows_array(self.wanted(known)) and not self.history_error
+
     def job(self, known: Known | None) -> Any:
         return self._jobs.of(self.wanted(known))
 
@@ -480,7 +496,10 @@ class _Seen:
 
     def is_missing(self, known: Known | None) -> bool:
         """Not in the queue, and its record does not settle how it ended."""
-        if self.data.get("error") or self._jobs.of(self.wanted_here) is not None:
+        if self.data.get("error"):
+            return False
+        job = self._jobs.of(self.wanted_here)
+        if job is not None and not unexplained(job):
             return False
         if self.data.get("state") == "absent" and (known is None or known.handle is None):
             return False

@@ -41,6 +41,7 @@ _HISTORY = (
 HISTORY_FORMAT = ",".join(_HISTORY)
 HISTORY_HEADER = FIELD.join(_HISTORY)
 
+_NO_HISTORY = "accounting storage is disabled"
 WHOLE = "reconciler: whole"
 """The line that ends a listing whose command exited with 0."""
 
@@ -93,6 +94,8 @@ def history_from(answer: Answer) -> tuple[QueueJob, ...]:
     apart by name. A row that the daemon wrote before it knew the job is named "allocation", with no submit time: it counts
     only where nothing else is known.
     """
+    if answer.returncode and _NO_HISTORY in answer.stderr + answer.stdout:
+        return ()  # this cluster keeps none: nobody will ever know more
     text = text_of(answer, "sacct")
     rows = text.split(FIELD + "\n")
     if rows.pop() or not rows or rows[0] != HISTORY_HEADER:
