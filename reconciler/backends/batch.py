@@ -12,7 +12,15 @@ from dataclasses import asdict
 from typing import Any, ClassVar
 
 from reconciler.backends.batch_order import mark_of, order_of, parcels
-from reconciler.backends.batch_sight import Jobs, Wanted, ended_report, lives, wanted_of
+from reconciler.backends.batch_sight import (
+    Jobs,
+    Wanted,
+    ended_report,
+    lives,
+    unexplained,
+    vanished_member,
+    wanted_of,
+)
 from reconciler.backends.dialect import Answer, Dialect, Doubtful, Probe, Refused, Site, Taken
 from reconciler.backends.node_answers import Answer as NodeAnswer
 from reconciler.backends.node_answers import refusal_of, report_of, run_of
@@ -43,6 +51,8 @@ SUBMIT_DEADLINE_S = 120.0
 SUBMIT_DEADLINE_PER_RUN_S = 1.0
 # A submission that was cut short may reach the queue a moment later: until then, not to see it proves nothing.
 UNSENT_S = 20.0
+# The history is written later than things happen, by minutes when it was down. Until then, no row proves nothing.
+HISTORY_LAG_S = 300.0
 # A run that nobody knows of any more is given up once nothing was written about it for this many heartbeats, by the clock of
 # the file server.
 QUIET_BEATS = 4
@@ -295,12 +305,13 @@ class BatchBackend:
         try:
             answer = self._observe(asked, commands, ages=True)
             said = _commands(answer)
-            history = Jobs([job for key in commands for job in self._dialect.parse_accounting(said[key])])
-            silent = ""
+            told = [self._dialect.parse_accounting(said[key]) for key in commands]
+            history = Jobs([job for jobs in told for job in jobs or ()])
+            kept, silent = None not in told, ""
         except KeyError:
-            history, silent = Jobs(()), "its history was not asked"
+            history, kept, silent = Jobs(()), True, "its history was not asked"
         except ReconcilerError as error:
-            history, silent = Jobs(()), error.message
+            history, kept, silent = Jobs(()), True, error.message
             if not isinstance(error, Unparsable):
                 for one in missing:
                     one.history_error = silent
@@ -311,8 +322,8 @@ class BatchBackend:
             if (data := _map(line.get("sighting")))
         }
         for one in missing:
-            one.history = history.of(one.wanted_in_history(known.get(one.run_id)))
-            one.history_error = silent
+            one.history = history.of(one.wanted(known.get(one.run_id)))
+            one.history_error, one.history_kept = silent, kept
             age = ages.get(one.run_id)
             one.quiet_s = float(age) if isinstance(age, (int, float)) else None
 
@@ -333,7 +344,9 @@ class BatchBackend:
         if data.get("state") == "absent" and job is None and (known is None or known.handle is None):
             return Sighting(run_id, Presence.ABSENT)
         if job is not None:
-            return self._present(one, known, run, ended_report(run, record, job, self._dialect.system), job)
+            # The queue tells no exit codes; the history may have lagged, then what is known has to do.
+            told = one.history if unexplained(job) and one.history is not None else job
+            return self._present(one, known, run, ended_report(run, record, told, self._dialect.system), job)
         if one.is_over(record):
             return self._present(one, known, run, record, None)
         return self._vanished(one, known, run, record)
@@ -351,12 +364,18 @@ class BatchBackend:
                 return Sighting(run_id, Presence.ABSENT)
             error = f"its submission to {system} was cut short a moment ago; it may still arrive"
             return Sighting(run_id, Presence.UNKNOWN, error=error)
+        lagging = one.history_kept and (one.quiet_s is None or one.quiet_s < HISTORY_LAG_S)
         if record is not None and record.status.final:
             if one.history_error:
                 error = f"it ended; only {system}'s history can say whether it was preempted or cancelled: {one.history_error}"
                 return Sighting(run_id, Presence.UNKNOWN, error=error)
+            if lagging:
+                error = f"it ended, and {system}'s history does not say how yet (it may be minutes behind)"
+                return Sighting(run_id, Presence.UNKNOWN, error=error)
             return self._present(one, known, run, record, None)
-        quiet_s = QUIET_BEATS * self._settings.heartbeat_s
+        if one.vanished_from_array(known):
+            return self._present(one, known, run, vanished_member(record, one.job_ident(known), system), None)
+        quiet_s = max(QUIET_BEATS * self._settings.heartbeat_s, HISTORY_LAG_S if one.history_kept else 0.0)
         if one.data.get("state") == "absent" or (one.quiet_s is not None and one.quiet_s >= quiet_s):
             return self._present(one, known, run, record, None)
         said = "nothing is known of when it last wrote" if one.quiet_s is None else f"it wrote {one.quiet_s:.0f} s ago"
@@ -456,17 +475,16 @@ class _Seen:
         self.run_id, self.data, self.claim, self.queued, self.started = run_id, data, claim, queued, started
         self._jobs, self._ident = jobs, ident
         self.history: Any = None
-        self.history_error = ""
+        self.history_error, self.history_kept = "", False
         self.quiet_s: float | None = None
 
     def wanted(self, known: Known | None) -> Wanted:
         token = known.run.token if known is not None else str(self.claim.get("token") or "")
         return wanted_of(self.run_id, token, self.queued, self.started)
 
-    def wanted_in_history(self, known: Known | None) -> Wanted:
-        """The history keeps no comments at most sites: names have to do."""
-        found = self.wanted(known)
-        return Wanted(found.name, "", found.index, found.job)
+    def vanished_from_array(self, known: Known | None) -> bool:
+        """It never began, and others of its array are still known."""
+        return not self.started and self._jobs.knows_array(self.wanted(known)) and not self.history_error
 
     def job(self, known: Known | None) -> Any:
         return self._jobs.of(self.wanted(known))
@@ -480,7 +498,10 @@ class _Seen:
 
     def is_missing(self, known: Known | None) -> bool:
         """Not in the queue, and its record does not settle how it ended."""
-        if self.data.get("error") or self._jobs.of(self.wanted_here) is not None:
+        if self.data.get("error"):
+            return False
+        job = self._jobs.of(self.wanted_here)
+        if job is not None and not unexplained(job):
             return False
         if self.data.get("state") == "absent" and (known is None or known.handle is None):
             return False

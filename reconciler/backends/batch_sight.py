@@ -62,12 +62,19 @@ class Jobs:
         """Every job of the run that is not over: more than one when a submission was doubled."""
         return [job for job in self._all(wanted) if job.state in (QueueState.RUNNING, QueueState.WAITING)]
 
+    def knows_array(self, wanted: Wanted) -> bool:
+        """Is anything of the run's array listed?"""
+        return wanted.index is not None and any(
+            job.mark in (wanted.mark, "") for job in self._named.get(wanted.name, ())
+        )
+
     def _all(self, wanted: Wanted) -> list[QueueJob]:
-        return [
-            job
-            for job in self._named.get(wanted.name, ())
-            if job.mark in (wanted.mark, "") and (wanted.index is None or job.index == wanted.index)
-        ]
+        ours = [job for job in self._named.get(wanted.name, ()) if job.mark in (wanted.mark, "")]
+        if wanted.index is None:
+            return ours
+        members = [job for job in ours if job.index == wanted.index]
+        # One ended record without an index stands for all members that are not listed: the waiting rest was cancelled.
+        return members or [job for job in ours if job.index is None and job.state is QueueState.ENDED]
 
 
 def _number(job: QueueJob) -> int:
@@ -105,19 +112,40 @@ def ended_report(run: Run | None, record: Report | None, job: QueueJob | None, s
     return _by_itself(base, job, system, run, began=seq > 0)
 
 
+def vanished_member(record: Report | None, ident: str, system: str) -> Report:
+    """A member of an array that never began and is listed nowhere, while its array is: a waiting member that is cancelled by
+    itself leaves no trace (seen on 22.05)."""
+    base = record if record is not None else Report(ReportStatus.PREPARING, seq=0)
+    message = (
+        f"{system.capitalize()} job {ident} is gone although it never began, as when somebody cancels a waiting member"
+    )
+    return replace(base, status=ReportStatus.FAILED, cause=Cause.CANCELLED, message=message)
+
+
+def unexplained(job: QueueJob | None) -> bool:
+    """Ended by itself, and the queue does not say with which exit code: the history does."""
+    return (
+        job is not None
+        and job.state is QueueState.ENDED
+        and job.cause is None
+        and job.exit_code is None
+        and not job.word.startswith("COMPLETED")
+    )
+
+
 def _by_itself(base: Report, job: QueueJob, system: str, run: Run | None, *, began: bool) -> Report:
     """The script ended, and the run has no final record."""
     host = run.host if run is not None else "the host"
-    if not job.exit_code and not job.signal:
+    if job.word.startswith("COMPLETED"):
         return replace(base, status=ReportStatus.COMPLETED, cause=None, exit_code=0, message="")
     if job.exit_code == EXIT_NOT_OURS:
         message = "Its job found that the run was not its to start (a newer attempt, or a second submission)."
         return replace(base, status=ReportStatus.FAILED, cause=Cause.FENCED, exit_code=job.exit_code, message=message)
-    if job.exit_code == EXIT_NO_SHARE or (job.signal == 53 and not began):
+    if job.exit_code == EXIT_NO_SHARE or not began:
         message = (
-            f"{_word(job, system)}: the machine that {system} gave it does not see the run's directory or the runtime. Set the "
-            f"cluster's root and share to directories that the login node and all machines of the partition share "
-            f"(`reconciler doctor {host}` tells which do not)"
+            f"{_word(job, system)}, before the run could begin: most likely the machine that it was given does not see the run's "
+            f"directory or the runtime. Set the cluster's root and share to directories that the login node and all machines of "
+            f"the partition share; `reconciler doctor {host}` tells which do not, and `reconciler logs` what the script said"
         )
         return replace(base, status=ReportStatus.FAILED, cause=Cause.REFUSED, exit_code=job.exit_code, message=message)
     message = f"{_word(job, system)}, and it left no final record"

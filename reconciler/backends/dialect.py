@@ -120,8 +120,9 @@ class Dialect(Protocol):
         """The history of jobs that left the queue: by id, and by name where no id is known."""
         ...
 
-    def parse_accounting(self, answer: Answer) -> tuple[QueueJob, ...]:
-        """The newest record of each job in the answer. Raises Unparsable when the history did not answer."""
+    def parse_accounting(self, answer: Answer) -> tuple[QueueJob, ...] | None:
+        """The newest record of each job in the answer; None where no history is kept. Raises Unparsable when it did not
+        answer."""
         ...
 
     # --- the machines

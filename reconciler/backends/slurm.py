@@ -83,7 +83,7 @@ class SlurmDialect:
             *(_history("-S", f"now-{HISTORY_DAYS}days", f"--name={','.join(chunk)}") for chunk in _chunks(names)),
         ]
 
-    def parse_accounting(self, answer: Answer) -> tuple[QueueJob, ...]:
+    def parse_accounting(self, answer: Answer) -> tuple[QueueJob, ...] | None:
         return slurm_answers.history_from(answer)
 
     # --- the machines

@@ -41,6 +41,7 @@ _HISTORY = (
 HISTORY_FORMAT = ",".join(_HISTORY)
 HISTORY_HEADER = FIELD.join(_HISTORY)
 
+_NO_HISTORY = "accounting storage is disabled"
 WHOLE = "reconciler: whole"
 """The line that ends a listing whose command exited with 0."""
 
@@ -86,13 +87,15 @@ def queue_from(answer: Answer) -> tuple[QueueJob, ...]:
     return tuple(jobs)
 
 
-def history_from(answer: Answer) -> tuple[QueueJob, ...]:
+def history_from(answer: Answer) -> tuple[QueueJob, ...] | None:
     """The newest record of each job in the answer of `sacct -X -p -D -o HISTORY_FORMAT`.
 
     A requeued job has one row per run. An id that was given out twice (the controller lost its state) is two jobs, told
     apart by name. A row that the daemon wrote before it knew the job is named "allocation", with no submit time: it counts
-    only where nothing else is known.
+    only where nothing else is known. None: this cluster keeps no history.
     """
+    if answer.returncode and _NO_HISTORY in answer.stderr + answer.stdout:
+        return None
     text = text_of(answer, "sacct")
     rows = text.split(FIELD + "\n")
     if rows.pop() or not rows or rows[0] != HISTORY_HEADER:
