@@ -178,6 +178,8 @@ def _records(text: str, key: str) -> Iterator[str]:
     """The one-line records. A Reason may hold line breaks; what follows one is none of ours."""
     if text.startswith(("No nodes in the system", "No partitions in the system")):
         return
+    if not text.strip():
+        raise Unparsable(f"scontrol said nothing where a {key} was expected")
     for at, line in enumerate(text.split("\n")):
         if line.startswith(f"{key}="):
             yield line
