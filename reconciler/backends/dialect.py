@@ -161,7 +161,11 @@ class Dialect(Protocol):
         ...
 
     def cancel(self, ident: str, name: str, *, ask: bool) -> Argv:
-        """End job `ident` if it still has this name. `ask`: signal TERM to what runs and leave the rest to the run."""
+        """End job `ident` if it still has this name. `ask`: signal TERM to what runs and leave the rest to the run.
+
+        The driver passes `{ident}` and `{name}`, which the login node fills in: words of the argv may hold them, and nothing
+        may be decided by what they are here.
+        """
         ...
 
     tools: ClassVar[tuple[str, ...]] = ()

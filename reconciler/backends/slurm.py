@@ -44,10 +44,11 @@ _LISTING = (
     f"unset {_FILTERS}; SLURM_TIME_FORMAT=standard SLURM_BITSTR_LEN=0; export SLURM_TIME_FORMAT SLURM_BITSTR_LEN; "
     f'"$0" "$@" && echo \'{slurm_answers.WHOLE}\''
 )
-# A filter would do to a waiting member of an array what it should not: see cancel().
-_CANCEL_MEMBER = (
+# Which of the two ways is decided where the id is known: the driver renders this argv with a placeholder for it. See cancel().
+_CANCEL_ONE = (
     f"unset {_CANCEL} {_FILTERS}; "
-    'found=$(squeue -h -r -t all -j "$1" -o %j) || exit; [ "$found" != "$2" ] || exec "$0" "$1"'
+    'case $1 in *_*) found=$(squeue -h -r -t all -j "$1" -o %j) || exit; [ "$found" != "$2" ] || exec "$0" "$1" ;; '
+    '*) exec "$0" --name="$2" "$1" ;; esac'
 )
 
 _LIVE = "|".join(slurm_states.LIVE)
@@ -147,9 +148,7 @@ class SlurmDialect:
         """
         if ask:
             return _effect(_CANCEL, "scancel", "--signal=TERM", "--state=RUNNING", f"--name={name}", ident)
-        if "_" in ident:
-            return ("sh", "-c", _CANCEL_MEMBER, "scancel", ident, name)
-        return _effect(_CANCEL, "scancel", f"--name={name}", ident)
+        return ("sh", "-c", _CANCEL_ONE, "scancel", ident, name)
 
 
 def _listing(*words: str) -> Argv:

@@ -206,8 +206,20 @@ def test_of_jobs_with_one_name_the_mark_tells_which_is_ours(name: str, mark: str
 # --- cancel
 
 
-def test_cancelling_compares_the_name_in_slurm() -> None:
-    assert SLURM.cancel("12", "run", ask=False)[3:] == ("scancel", "--name=run", "12")
+def cancelled(folder: Path, job: tuple[str, str], shown: str = "", code: int = 0) -> tuple[int, str]:
+    """Exit code of the cancel, with stand-ins for both commands, and what scancel was given. Filled in as the node does it."""
+    log = folder / "called"
+    for tool, body in {"squeue": f"printf '%s\\n' '{shown}'; exit {code}", "scancel": f'echo "$@" >> {log}'}.items():
+        (folder / tool).write_text(f"#!/bin/sh\n{body}\n", encoding="utf-8")
+        (folder / tool).chmod(0o755)
+    argv = SLURM.cancel("{ident}", "{name}", ask=False)
+    argv = tuple(word.replace("{ident}", job[0]).replace("{name}", job[1]) for word in argv)
+    done = subprocess.run(argv, env={**os.environ, "PATH": f"{folder}:{os.environ['PATH']}"})
+    return done.returncode, log.read_text(encoding="utf-8") if log.exists() else ""
+
+
+def test_cancelling_compares_the_name_in_slurm(tmp_path: Path) -> None:
+    assert cancelled(tmp_path, ("12", "run")) == (0, "--name=run 12\n")
     assert SLURM.cancel("12_3", "run", ask=True)[3:] == (
         "scancel",
         "--signal=TERM",
@@ -224,16 +236,8 @@ def test_cancelling_compares_the_name_in_slurm() -> None:
 def test_a_member_is_cancelled_without_a_filter_and_only_under_its_name(
     tmp_path: Path, shown: str, code: int, called: str
 ) -> None:
-    """With stand-ins for both commands. The real scancel, given a filter, ends the whole waiting rest of the array."""
-    log = tmp_path / "called"
-    for tool, body in {"squeue": f"printf '%s\\n' '{shown}'; exit {code}", "scancel": f'echo "$@" >> {log}'}.items():
-        (tmp_path / tool).write_text(f"#!/bin/sh\n{body}\n", encoding="utf-8")
-        (tmp_path / tool).chmod(0o755)
-    done = subprocess.run(
-        SLURM.cancel("12_3", "run", ask=False), env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
-    )
-    assert done.returncode == code
-    assert (log.read_text(encoding="utf-8") if log.exists() else "") == called
+    """The real scancel, given a filter, ends the whole waiting rest of the array."""
+    assert cancelled(tmp_path, ("12_3", "run"), shown, code) == (code, called)
 
 
 @pytest.mark.parametrize("name", ["cancel-wrong-name", "cancel-member", "cancel-array", "cancel-ask-waiting"])
