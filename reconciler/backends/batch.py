@@ -178,7 +178,10 @@ class BatchBackend:
                             pass  # only looking settles it
                 case "already":
                     queued = _map(line.get("queued"))
-                    ident = self._ident_of(queued) or str(_map(line.get("started")).get("job") or "")
+                    ident = self._ident_of(queued)
+                    if not ident and not isinstance(queued.get("index"), int):
+                        # Of a member its own number is no handle: the last one's is that of the whole array.
+                        ident = str(_map(line.get("started")).get("job") or "")
                     results[run.run_id] = Accepted(self._handle(run, ident, None), repeated=True)
                 case "refused":
                     results[run.run_id] = refusal_of(run.run_id, line, self._settings.name)
