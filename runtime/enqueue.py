@@ -145,13 +145,15 @@ class Door:
         queued = read_queued(status_dir)
         if queued is None:
             return False
-        ident = queued.get("ident")
-        if not ident:
-            there, base, _ = commands.find(self._find, queued["name"], queued["mark"], self._timeout_s)
-            if not there:
-                return there
-            ident = member_of(base, queued["index"])
-        return commands.probe(self._alive, ident, self._timeout_s)[0]
+        # By its name first: an id alone may be another job's by now.
+        there, base, _ = commands.find(self._find, queued["name"], queued["mark"], self._timeout_s)
+        if not there:
+            return there
+        # Of a submission that arrived twice, the job that began. (The last member of an array has the number of all of it.)
+        began = (claim.read_started(status_dir) or {}).get("job")
+        if not began or (queued["index"] is not None and began == base):
+            began = member_of(base, queued["index"])
+        return commands.probe(self._alive, began, self._timeout_s)[0]
 
     # -- submitting --------------------
 
