@@ -53,8 +53,7 @@ class EmulatedSite(NodeSite):
         )
         shipping.install_bundle()
         node = NodeSettings(self.host, paths, heartbeat_s=HEARTBEAT_S, python=sys.executable)
-        site = Site(directives=("--partition=cpu",))
-        return BatchBackend(node, site, SlurmDialect(), switch, shipping.install_bundle)
+        return BatchBackend(node, Site(), SlurmDialect(), switch, shipping.install_bundle)
 
     def began(self, backend: BatchBackend, look: Any) -> bool:
         """Has the scheduler started it, and has it come to running its program?"""

@@ -6,6 +6,8 @@ import contextlib
 import itertools
 import os
 import signal
+import subprocess
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -46,9 +48,9 @@ class World:
         self._names = itertools.count()
 
     def run(self, then: str = "", *, attempt: int = 1, name: str = "", **spec: Any) -> Run:
-        """A run whose program leaves its job's id and attempt, and then does `then`."""
-        program = f'echo "$SLURM_JOB_ID $RECONCILER_ATTEMPT" >> {self.ran}; {then}'
-        wanted = job(name or f"job{next(self._names)}", spec={"command": program, "grace": "1s", **spec})
+        """A run whose program leaves its name and its job's id, and then does `then`."""
+        program = f'echo "$RECONCILER_RUN_ID $SLURM_JOB_ID" >> {self.ran}; {then}'
+        wanted = job(name or f"job{next(self._names)}", spec={"command": ["sh", "-c", program], "grace": "1s", **spec})
         made = run_of(wanted, attempt=attempt, host="login01")
         return replace(made, token=f"token-{made.run_id}")
 
@@ -79,7 +81,10 @@ class World:
         return self.site.until(holds)
 
     def began(self, run: Run | Known) -> None:
-        self.until(lambda: self.site.began(self.backend, lambda: self.see(run)))
+        def look() -> bool:
+            return bool(self.starts(run.run if isinstance(run, Known) else run)) or not self.see(run).alive
+
+        self.until(look)
 
     def ended(self, run: Run | Known) -> Sighting:
         def look() -> Sighting | None:
@@ -100,15 +105,20 @@ class World:
         """None of its jobs is waiting or running."""
         self.until(lambda: all(one["word"] in ("FAILED", "COMPLETED", "CANCELLED") for one in self.jobs(run)))
 
-    def starts(self) -> list[str]:
-        """`job attempt` of every start of a program."""
-        return self.ran.read_text().splitlines() if self.ran.exists() else []
+    def starts(self, run: Run) -> list[str]:
+        """The job of every start of the run's program."""
+        lines = self.ran.read_text().splitlines() if self.ran.exists() else []
+        return [line.split()[1] for line in lines if line.split()[0] == run.run_id]
 
     @contextlib.contextmanager
     def hurt(self, command: str, how: str, **more: Any) -> Iterator[None]:
         self.slurm.fault(command, how, count=None, **more)
         yield
         self.slurm.heal()
+
+
+def scontrol(world: World, *argv: str) -> None:
+    subprocess.run([f"{world.slurm.bin}/scontrol", *argv], check=True)
 
 
 @pytest.fixture
@@ -142,7 +152,7 @@ def test_a_submission_that_arrived_is_one_job_whatever_its_answer_was(world: Wor
     assert again.handle.native["job"] == world.ident(run)
     assert world.ended(run).report.status is ReportStatus.COMPLETED
     assert world.submit(run).repeated
-    assert world.starts() == [f"{world.ident(run)} 1"]
+    assert world.starts(run) == [world.ident(run)]
 
 
 @pytest.mark.parametrize("how", ["timed-out", "kill-caller"])
@@ -175,7 +185,7 @@ def test_a_submission_that_did_not_arrive_is_doubt_first_absence_later_and_one_j
     assert isinstance(again, Accepted)
     assert not again.repeated
     world.ended(run)
-    assert world.starts() == [f"{world.ident(run)} 1"]
+    assert world.starts(run) == [world.ident(run)]
 
 
 def test_a_launcher_that_dies_between_the_claim_and_its_note_is_repeated(world: World):
@@ -187,7 +197,7 @@ def test_a_launcher_that_dies_between_the_claim_and_its_note_is_repeated(world: 
     assert world.see(run).presence is not Presence.PRESENT
     assert isinstance(world.submit(run), Accepted)
     world.ended(run)
-    assert len(world.starts()) == 1
+    assert len(world.starts(run)) == 1
 
 
 def test_a_refusal_leaves_nothing_behind(world: World):
@@ -200,16 +210,22 @@ def test_a_refusal_leaves_nothing_behind(world: World):
     assert not world.site.run_dir(run).exists()
 
 
+@pytest.mark.usefixtures("impatient")
 def test_the_queue_is_asked_before_a_doubtful_submission_is_sent_again(world: World):
     run = world.run()
-    world.slurm.fault("sbatch", "timed-out")
+    world.slurm.set(paused=True)
+    world.slurm.fault("sbatch", "kill-caller-before")
     assert world.submit(run) is None
-    for how in HURT:
-        if how in ("hang", "banner", "records", "cut"):  # what these let through names the job, or is below
-            continue
-        with world.hurt("squeue", how):
+    # It is not in the queue; whoever cannot hear that does not send it again. A greeting hides nothing.
+    for how in ("down", "hang", "cut", "records", "empty"):
+        with world.hurt("squeue", how, **({"keep": 0} if how == "records" else {})):
             assert world.submit(run) is None, how
-    assert len(world.jobs(run)) == 1
+        assert world.jobs(run) == [], how
+    with world.hurt("squeue", "banner"):
+        assert isinstance(world.submit(run), Accepted)
+    world.slurm.set(paused=False)
+    world.ended(run)
+    assert len(world.starts(run)) == 1
 
 
 # --- a submission that arrived twice
@@ -223,8 +239,7 @@ def test_of_two_jobs_of_one_run_exactly_one_runs_the_program(world: World):
     assert sorted(one["exit"] for one in world.jobs(run)) == [[0, 0], [79, 0]]
     seen = world.see(known)
     assert seen.report.status is ReportStatus.COMPLETED
-    (start,) = world.starts()
-    assert start == f"{seen.handle.native['job']} 1"
+    assert world.starts(run) == [seen.handle.native["job"]]
     log = (world.site.run_dir(run) / "scheduler.out").read_text()
     assert "submitted twice" in log
 
@@ -240,8 +255,7 @@ def test_a_job_that_arrives_after_its_submission_was_repeated_never_runs_the_pro
     world.until(lambda: [79, 0] in [one["exit"] for one in world.jobs(run)])
     seen = world.see(known)
     assert seen.alive
-    assert seen.handle.native["job"] == world.starts()[0].split()[0]
-    assert len(world.starts()) == 1
+    assert world.starts(run) == [seen.handle.native["job"]]
 
 
 def test_a_twin_that_waits_is_reported_and_can_be_ended_by_itself(world: World):
@@ -259,7 +273,7 @@ def test_a_twin_that_waits_is_reported_and_can_be_ended_by_itself(world: World):
     assert (seen.alive, seen.twins) == (True, ())
     world.slurm.set(paused=False)
     world.began(known)
-    assert world.starts() == [f"{seen.handle.native['job']} 1"]
+    assert world.starts(run) == [seen.handle.native["job"]]
 
 
 # --- answers that prove nothing
@@ -498,7 +512,7 @@ def test_a_site_that_drops_comments_is_served_by_names(world: World):
     assert world.see(known).queue.mark == ""
     assert world.backend.cancel(known, reason="cancelled", grace_s=1.0) == "signalled"
     assert world.ended(known).report.cause is Cause.CANCELLED
-    assert len(world.starts()) == 1
+    assert len(world.starts(run)) == 1
 
 
 def test_a_job_whose_directory_is_gone_is_still_ours_to_end(world: World):
@@ -514,6 +528,23 @@ def test_a_job_whose_directory_is_gone_is_still_ours_to_end(world: World):
 # --- attempts
 
 
+def test_of_an_attempt_that_is_in_the_queue_twice_the_job_that_runs_keeps_the_next_one_away(world: World):
+    run = world.run(FOR_EVER, name="same")
+    world.slurm.set(paused=True)
+    world.slurm.fault("sbatch", "twice")
+    known = Known(run, world.submit(run).handle)
+    elder, younger = (one["ident"] for one in world.jobs(run))
+    scontrol(world, "hold", younger)
+    world.slurm.set(paused=False)
+    world.began(known)
+    scontrol(world, "release", younger)
+    world.until(lambda: [one["exit"] for one in world.jobs(run)] == [[0, 0], [79, 0]])
+    assert world.starts(run) == [elder]
+    answer = world.submit(world.run(FOR_EVER, name="same", attempt=2))
+    assert isinstance(answer, Declined)
+    assert answer.reason == "alive"
+
+
 def test_an_attempt_that_starts_late_after_a_newer_one_ends_without_running(world: World):
     old, new = world.run(name="same"), world.run(FOR_EVER, name="same", attempt=2)
     world.slurm.set(paused=True)
@@ -523,7 +554,7 @@ def test_an_attempt_that_starts_late_after_a_newer_one_ends_without_running(worl
     world.began(new)
     world.over(old)
     assert [one["exit"] for one in world.jobs(old)] == [[79, 0]]
-    assert world.starts() == [f"{world.ident(new)} 2"]
+    assert (world.starts(old), world.starts(new)) == ([], [world.ident(new)])
     assert world.see(old).report.cause is Cause.FENCED
 
 
@@ -537,7 +568,7 @@ def test_an_attempt_that_was_stopped_before_it_started_never_starts(world: World
     world.over(run)
     report = world.see(known).report
     assert (report.status, report.cause) == (ReportStatus.CANCELLED, Cause.CANCELLED)
-    assert world.starts() == []
+    assert world.starts(run) == []
 
 
 def test_a_supervisor_that_was_killed_leaves_an_end_all_the_same(world: World):
@@ -564,19 +595,14 @@ def test_with_slurm_as_owner_a_preempted_run_is_waited_for_and_its_log_goes_on(w
     assert world.slurm.jobs()[0]["restarts"] == 1
     assert world.submit(run).repeated
     assert (world.site.run_dir(run) / contract.CLAIM).exists()
-    release(world, ident)
-    world.until(lambda: len(world.starts()) == 2)
+    scontrol(world, "release", ident)
+    world.until(lambda: world.jobs(run) and len(world.starts(run)) == 2)
     world.until(lambda: world.see(known).report.status is ReportStatus.RUNNING)
     text = world.backend.logs(known, LogCursor()).data.decode()
     assert text.count("began") == 2
     assert "started this attempt anew (restart 1)" in text
-    assert world.starts() == [f"{ident} 1"] * 2
+    assert world.starts(run) == [ident] * 2
     assert len(world.jobs(run)) == 1
-
-
-def release(world: World, ident: str) -> None:
-    done = os.spawnlp(os.P_WAIT, f"{world.slurm.bin}/scontrol", "scontrol", "release", ident)
-    assert done == 0
 
 
 def test_a_machine_that_is_cut_off_does_not_run_the_attempt_beside_its_next_life(world: World):
@@ -586,7 +612,7 @@ def test_a_machine_that_is_cut_off_does_not_run_the_attempt_beside_its_next_life
     ident = world.ident(run)
     world.slurm.node(world.jobs(run)[0]["nodes"][0], "down", unseen=True)
     pids = Path(world.site.root) / "pids"
-    world.until(lambda: len(pids.read_text().splitlines()) == 2)
+    world.until(lambda: world.jobs(run) and len(pids.read_text().splitlines()) == 2)
     old, new = (int(line) for line in pids.read_text().splitlines())
     world.until(lambda: not Path(f"/proc/{old}").exists())
     assert Path(f"/proc/{new}").exists()
@@ -603,7 +629,7 @@ def test_with_us_as_owner_slurm_may_not_start_it_anew(world: World):
     report = world.ended(known).report
     assert (report.status, report.cause) == (ReportStatus.PREEMPTED, Cause.PREEMPTION)
     assert "PREEMPTED" in report.message
-    assert len(world.starts()) == 1
+    assert len(world.starts(run)) == 1
 
 
 # --- ends of all kinds
@@ -627,7 +653,7 @@ def test_a_machine_that_is_lost_is_an_infrastructure_failure(world: World):
 
 def test_a_time_limit_is_told_as_one(world: World):
     world.slurm.set(minute_s=0.5)
-    known = world.start(world.run(FOR_EVER, request={"time": "2m"}, slurm={"directives": ["--time=2"]}))
+    known = world.start(replace(world.run(FOR_EVER), place={"time_s": 120}))
     assert world.ended(known).report.cause is Cause.TIMEOUT
 
 
@@ -636,10 +662,9 @@ def test_a_run_is_warned_before_its_time_is_up(world: World):
     run = world.run(
         POLITE,
         restart={"timeout": "unlimited"},
-        slurm={"warn": "55s", "directives": ["--time=2"]},
-        request={"time": "2m"},
+        slurm={"warn": "55s"},
     )
-    known = world.start(run)
+    known = world.start(replace(run, place={"time_s": 120}))
     report = world.ended(known).report
     assert (report.status, report.cause) == (ReportStatus.PREEMPTED, Cause.TIMEOUT)
     assert b"told" in world.backend.logs(known, LogCursor()).data
@@ -652,12 +677,12 @@ def test_one_failing_machine_ends_the_gang(world: World):
     report = world.ended(known).report
     assert (report.status, report.cause, report.exit_code) == (ReportStatus.FAILED, Cause.FAILURE, 7)
     assert "Worker 1" in report.message
-    assert len(world.starts()) == 2
+    assert len(world.starts(run)) == 2
 
 
 def test_gpus_of_the_job_reach_its_program(world: World):
     place = {"partition": "gpu", "nodes": 1, "gpus_per_node": 3, "gpu_type": "h100"}
-    run = replace(world.run("echo $CUDA_VISIBLE_DEVICES", slurm={"directives": ["--partition=gpu"]}), place=place)
+    run = replace(world.run("echo $CUDA_VISIBLE_DEVICES"), place=place)
     known = world.start(run)
     world.ended(known)
     assert world.backend.logs(known, LogCursor()).data == b"0,1,2\n"
@@ -678,7 +703,10 @@ def test_members_of_a_sweep_are_one_array_and_each_has_its_own_end(world: World)
     answers = world.submit(*runs, sweep="general/default/s")
     assert all(answers[run.run_id].repeated for run in runs)
     base = world.slurm.jobs()[0]["array"]
-    assert [answers[run.run_id].handle.native["job"] for run in runs] == [f"{base}_{index}" for index in range(3)]
+    for index, run in enumerate(
+        runs
+    ):  # of one that has begun, only its own number may be known by now: that is no handle
+        assert answers[run.run_id].handle.native["job"] in (f"{base}_{index}", "")
     assert world.ended(runs[0]).report.status is ReportStatus.COMPLETED
     assert world.ended(runs[1]).report.exit_code == 4
     assert world.see(runs[2]).alive
@@ -696,6 +724,26 @@ def test_a_waiting_member_is_ended_without_the_others(world: World):
     world.until(lambda: world.see(runs[0]).report.status is ReportStatus.RUNNING)
     assert world.see(known).report.cause is Cause.CANCELLED
     assert world.see(runs[2]).alive
+
+
+@pytest.mark.parametrize("force", [True, False])
+def test_the_member_whose_job_has_the_number_of_the_array_is_ended_without_the_others(world: World, force):
+    """Its submission was doubtful, so it is known by what its job wrote: SLURM_JOB_ID, which for the last is the array's."""
+    runs = members(world, FOR_EVER, FOR_EVER, FOR_EVER)
+    world.slurm.fault("sbatch", "timed-out")
+    assert world.submit(*runs, sweep="general/default/s") == {}
+    for run in runs:
+        world.began(run)
+    answers = world.submit(*runs, sweep="general/default/s")
+    assert [one["id"] == one["array"] for one in world.slurm.jobs()] == [False, False, True]
+    known = Known(runs[2], answers[runs[2].run_id].handle)
+    assert world.backend.cancel(known, reason="cancelled", grace_s=0.5, force=force) == "signalled"
+    assert world.ended(runs[2]).report.cause is Cause.CANCELLED
+    for run in runs[:2]:
+        seen = world.see(run)
+        assert seen.alive
+        assert seen.report.status is ReportStatus.RUNNING
+    assert [one["word"] for one in world.slurm.jobs()][:2] == ["RUNNING", "RUNNING"]
 
 
 # --- secrets
@@ -755,8 +803,6 @@ def test_two_launchers_of_one_run_make_one_job(world: World):
     """The first stands still within its submission, alive, while a second reconciler sends the same run."""
     run = world.run(FOR_EVER)
     world.slurm.fault("sbatch", "hang-before")
-    import threading
-
     first = threading.Thread(target=lambda: world.site.open().submit([render(world, run)]))
     first.start()
     try:
@@ -772,7 +818,7 @@ def test_two_launchers_of_one_run_make_one_job(world: World):
                 if f"{world.slurm.bin}/sbatch".encode() in process.read_bytes():
                     os.kill(int(process.parent.name), signal.SIGKILL)
         first.join()
-    assert len(world.starts()) == 1
+    assert len(world.starts(run)) == 1
 
 
 def render(world: World, run: Run) -> Any:

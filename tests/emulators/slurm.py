@@ -716,7 +716,7 @@ class Emulator:
         assert how in FAULTS, how
         with open(os.path.join(self.root, "faults.json"), "r+", encoding="utf-8") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
-            faults = [*json.loads(file.read()), {"command": command, "how": how, "count": count, **more}]
+            faults = [*json.loads(file.read() or "[]"), {"command": command, "how": how, "count": count, **more}]
             file.seek(0)
             file.truncate()
             file.write(json.dumps(faults))
@@ -776,8 +776,11 @@ class Emulator:
         """End every process of every job."""
         runs = os.path.join(self.root, "runs")
         self._admin("set", paused=True)
+        keepers = []
         for name in os.listdir(runs):
             with contextlib.suppress(OSError), open(os.path.join(runs, name, "keeper"), encoding="utf-8") as file:
-                keeper = json.loads(file.read())
-                if is_alive(keeper):
-                    send([*descendants(keeper[0]), keeper[0]], signal.SIGKILL)
+                keepers.append(json.loads(file.read()))
+        while keepers := [keeper for keeper in keepers if is_alive(keeper)]:
+            for keeper in keepers:
+                send(descendants(keeper[0]), signal.SIGKILL)
+            time.sleep(0.005)
