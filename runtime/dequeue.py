@@ -11,7 +11,7 @@ import os
 from runtime import claim, commands, contract, status
 from runtime.cancel import finish, owned, write_request
 from runtime.contract import Refused
-from runtime.enqueue import member_of, read_queued
+from runtime.enqueue import begun_as, member_of, read_queued
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -63,6 +63,7 @@ def _end(wanted: Dict[str, Any], document: Dict[str, Any], timeout_s: float) -> 
         if ident:
             _tell(document, "end", ident, name, timeout_s)
         return "gone", "it had not started, and will not"
+    ident = begun_as(status_dir, queued["index"]) or ident
     there = commands.probe(document["alive"], ident, timeout_s) if ident else (False, "", {})
     if there[0] is None:
         raise Refused("unknown", "the queue cannot be asked for job %s: %s" % (ident, commands.words(there[2])))

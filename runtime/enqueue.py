@@ -149,11 +149,8 @@ class Door:
         there, base, _ = commands.find(self._find, queued["name"], queued["mark"], self._timeout_s)
         if not there:
             return there
-        # Of a submission that arrived twice, the job that began. (The last member of an array has the number of all of it.)
-        began = (claim.read_started(status_dir) or {}).get("job")
-        if not began or (queued["index"] is not None and began == base):
-            began = member_of(base, queued["index"])
-        return commands.probe(self._alive, began, self._timeout_s)[0]
+        ident = begun_as(status_dir, queued["index"]) or member_of(base, queued["index"])
+        return commands.probe(self._alive, ident, self._timeout_s)[0]
 
     # -- submitting --------------------
 
@@ -222,6 +219,16 @@ def read_queued(status_dir: str) -> Optional[Dict[str, Any]]:
 def member_of(ident: str, index: Optional[int]) -> str:
     """The id of one job of an array, as people and schedulers write it."""
     return ident if index is None else "%s_%d" % (ident, index)
+
+
+def begun_as(status_dir: str, index: Optional[int]) -> str:
+    """The job that runs the run: of a submission that arrived twice, the one that won. "" where nothing has begun.
+
+    Not for a member of an array: the number that it has of its own may be that of the whole array.
+    """
+    if index is not None:
+        return ""
+    return str((claim.read_started(status_dir) or {}).get("job") or "")
 
 
 def _write_secrets(path: str, secrets: Dict[str, str]) -> None:

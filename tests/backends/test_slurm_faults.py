@@ -276,6 +276,34 @@ def test_a_twin_that_waits_is_reported_and_can_be_ended_by_itself(world: World):
     assert world.starts(run) == [seen.handle.native["job"]]
 
 
+@pytest.mark.parametrize("handle", ["of the other job", "none"])
+def test_a_run_that_is_in_the_queue_twice_is_stopped_where_it_runs(world: World, handle):
+    """sbatch told of the younger job; the elder began, and the younger is over."""
+    run = world.run(FOR_EVER)
+    known, elder = ran_by_the_elder(world, run)
+    told = Known(run, known.handle if handle != "none" else None)
+    assert world.backend.cancel(told, reason="cancelled", grace_s=1.0) == "signalled"
+    seen = world.ended(known)
+    assert seen.report.cause is Cause.CANCELLED
+    assert world.starts(run) == [elder]
+
+
+def ran_by_the_elder(world: World, run: Run) -> tuple[Known, str]:
+    """Two jobs of one run, of which the elder runs it and the younger has found that out."""
+    world.slurm.set(paused=True)
+    world.slurm.fault("sbatch", "twice")
+    known = Known(run, world.submit(run).handle)
+    elder, younger = (one["ident"] for one in world.jobs(run))
+    assert known.handle.native["job"] == younger
+    scontrol(world, "hold", younger)
+    world.slurm.set(paused=False)
+    world.began(known)
+    scontrol(world, "release", younger)
+    world.until(lambda: [one["exit"] for one in world.jobs(run)] == [[0, 0], [79, 0]])
+    assert world.starts(run) == [elder]
+    return known, elder
+
+
 # --- answers that prove nothing
 
 
@@ -530,16 +558,7 @@ def test_a_job_whose_directory_is_gone_is_still_ours_to_end(world: World):
 
 def test_of_an_attempt_that_is_in_the_queue_twice_the_job_that_runs_keeps_the_next_one_away(world: World):
     run = world.run(FOR_EVER, name="same")
-    world.slurm.set(paused=True)
-    world.slurm.fault("sbatch", "twice")
-    known = Known(run, world.submit(run).handle)
-    elder, younger = (one["ident"] for one in world.jobs(run))
-    scontrol(world, "hold", younger)
-    world.slurm.set(paused=False)
-    world.began(known)
-    scontrol(world, "release", younger)
-    world.until(lambda: [one["exit"] for one in world.jobs(run)] == [[0, 0], [79, 0]])
-    assert world.starts(run) == [elder]
+    ran_by_the_elder(world, run)
     answer = world.submit(world.run(FOR_EVER, name="same", attempt=2))
     assert isinstance(answer, Declined)
     assert answer.reason == "alive"
