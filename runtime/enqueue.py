@@ -222,13 +222,12 @@ def member_of(ident: str, index: Optional[int]) -> str:
 
 
 def begun_as(status_dir: str, index: Optional[int]) -> str:
-    """The job that runs the run: of a submission that arrived twice, the one that won. "" where nothing has begun.
-
-    Not for a member of an array: the number that it has of its own may be that of the whole array.
-    """
-    if index is not None:
-        return ""
-    return str((claim.read_started(status_dir) or {}).get("job") or "")
+    """The job that runs the run: of a submission that arrived twice, the one that won. "" where nothing has begun."""
+    started = claim.read_started(status_dir) or {}
+    if index is None:
+        return str(started.get("job") or "")
+    # By its place in the array: a number of its own may be that of the whole array.
+    return member_of(str(started["array"]), index) if started.get("array") else ""
 
 
 def _write_secrets(path: str, secrets: Dict[str, str]) -> None:

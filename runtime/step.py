@@ -55,6 +55,7 @@ class Job:
     def __init__(self, names: Dict[str, str]) -> None:
         self.names = names
         self.ident = os.environ.get(names["job"], "")
+        self.array = os.environ.get(names.get("array", ""), "")
         self.restart = int(os.environ.get(names["restart"]) or 0)
 
     def owns(self, started: Dict[str, Any]) -> bool:
@@ -71,6 +72,7 @@ def begin(run: Run, job: Job) -> int:
     job_dir = os.path.dirname(status_dir)
     mine = {
         "job": job.ident,
+        "array": job.array,
         "restart": job.restart,
         "hostname": os.uname().nodename,
         "boot_id": process.boot_id(),

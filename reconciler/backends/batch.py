@@ -178,10 +178,7 @@ class BatchBackend:
                             pass  # only looking settles it
                 case "already":
                     queued = _map(line.get("queued"))
-                    ident = self._ident_of(queued)
-                    if not ident and not isinstance(queued.get("index"), int):
-                        # Of a member its own number is no handle: the last one's is that of the whole array.
-                        ident = str(_map(line.get("started")).get("job") or "")
+                    ident = self._ident_of(queued) or _began_as(_map(line.get("started")), queued.get("index"))
                     results[run.run_id] = Accepted(self._handle(run, ident, None), repeated=True)
                 case "refused":
                     results[run.run_id] = refusal_of(run.run_id, line, self._settings.name)
@@ -574,6 +571,13 @@ def _root_errors(answer: NodeAnswer) -> list[str]:
     last = answer.lines[-1] if answer.lines else {}
     roots = _map(last.get("roots"))
     return [f"{path}: {why}" for path, why in roots.items() if why] if roots else ["no status directory was read"]
+
+
+def _began_as(started: Mapping[str, Any], index: Any) -> str:
+    """The job that began. Of a member of an array its own number is no handle: the last one's is that of the whole array."""
+    if isinstance(index, int):
+        return f"{started['array']}_{index}" if started.get("array") else ""
+    return str(started.get("job") or "")
 
 
 def _map(value: Any) -> Mapping[str, Any]:

@@ -173,7 +173,7 @@ class Dialect(Protocol):
 
     variables: ClassVar[Mapping[str, str]] = {}
     """What the runtime on the nodes needs to know, as names of the scheduler's variables: job, restart, rank, nodes,
-    nodelist, index (runtime/queued.py says what for)."""
+    nodelist, index, array (runtime/queued.py says what for)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,6 +67,7 @@ class SlurmDialect:
         "nodes": "SLURM_JOB_NUM_NODES",
         "nodelist": "SLURM_JOB_NODELIST",
         "index": "SLURM_ARRAY_TASK_ID",
+        "array": "SLURM_ARRAY_JOB_ID",
     }
 
     # --- the queue

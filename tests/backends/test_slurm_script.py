@@ -233,4 +233,4 @@ def test_the_words_of_a_step_survive_the_shell(argv: list[str]) -> None:
 
 def test_names_for_the_runtime_are_slurms() -> None:
     assert all(re.fullmatch(r"SLURM_[A-Z_]+", name) for name in SLURM.variables.values())
-    assert set(SLURM.variables) == {"job", "restart", "rank", "nodes", "nodelist", "index"}
+    assert set(SLURM.variables) == {"job", "restart", "rank", "nodes", "nodelist", "index", "array"}
