@@ -765,6 +765,32 @@ def test_the_member_whose_job_has_the_number_of_the_array_is_ended_without_the_o
     assert [one["word"] for one in world.slurm.jobs()][:2] == ["RUNNING", "RUNNING"]
 
 
+@pytest.mark.parametrize("then", ["stopped", "followed"])
+def test_of_two_arrays_of_the_same_runs_the_member_that_began_counts(world: World, then):
+    runs = [world.run(FOR_EVER, name=name) for name in ("one", "two")]
+    world.slurm.set(paused=True)
+    world.slurm.fault("sbatch", "twice")
+    answers = world.submit(*runs, sweep="general/default/s")
+    elder, younger = dict.fromkeys(one["array"] for one in world.slurm.jobs())
+    world.slurm.set(held_arrays=[younger])
+    world.slurm.set(paused=False)
+    for run in runs:
+        world.began(run)
+    world.slurm.set(held_arrays=[])
+    world.until(lambda: [one["exit"] for one in world.slurm.jobs() if one["array"] == younger] == [[79, 0]] * 2)
+    if then == "followed":
+        answer = world.submit(world.run(FOR_EVER, name="one", attempt=2))
+        assert isinstance(answer, Declined)
+        assert answer.reason == "alive"
+        return
+    known = Known(runs[1], answers[runs[1].run_id].handle)
+    assert world.backend.cancel(known, reason="cancelled", grace_s=1.0) == "signalled"
+    assert world.ended(runs[1]).report.cause is Cause.CANCELLED
+    seen = world.see(runs[0])
+    assert seen.alive
+    assert seen.handle.native["job"] == f"{elder}_0"
+
+
 # --- secrets
 
 

@@ -28,6 +28,7 @@ CONFIG: dict[str, Any] = {
     "accounting": "up",  # "down": its daemon does not answer; "off": the site has none
     "drop_comments": False,
     "paused": False,  # nothing starts
+    "held_arrays": [],  # nothing of these starts
     "array_max": 10001,
     "accounts": ["lab", "team-a"],
     "qos": {"normal": None, "low": None, "high": None, "short": 1},  # minutes that a job may ask for
@@ -227,7 +228,7 @@ class Cluster:
             return job["hold"] if isinstance(job["hold"], str) else "JobHeldUser"
         if job["begin"] is not None and job["begin"] > self.now:
             return "BeginTime"
-        if self.config["paused"]:
+        if self.config["paused"] or job["array"] in self.config["held_arrays"]:
             return "Priority"
         if part.get("down"):
             return "PartitionDown"
