@@ -65,9 +65,10 @@ PriorityWeightQOS=1000
 PriorityWeightPartition=1000
 {accounting}
 {nodes}
-PartitionName=gpu Default=YES Nodes={gpu_nodes} MaxTime=2-00:00:00 DefaultTime=1:00:00 PriorityTier=10 PreemptMode=OFF
-PartitionName=gpu-preempt Nodes={gpu_nodes} MaxTime=2-00:00:00 DefaultTime=1:00:00 PriorityTier=1 PreemptMode=REQUEUE GraceTime={grace_s}
-PartitionName=gpu-cancel Nodes={gpu_nodes} MaxTime=2-00:00:00 DefaultTime=1:00:00 PriorityTier=1 PreemptMode=CANCEL GraceTime={grace_s}
+PartitionName=DEFAULT Nodes={gpu_nodes} MaxTime=2-00:00:00 DefaultTime=1:00:00
+PartitionName=gpu Default=YES PriorityTier=10 PreemptMode=OFF
+PartitionName=gpu-preempt PriorityTier=1 PreemptMode=REQUEUE GraceTime={grace_s}
+PartitionName=gpu-cancel PriorityTier=1 PreemptMode=CANCEL GraceTime={grace_s}
 PartitionName=cpu Nodes={cpu_nodes} MaxTime=1-00:00:00 DefaultTime=30:00 PriorityTier=5 PreemptMode=OFF
 {more}
 """
@@ -158,7 +159,11 @@ def write(root: Path, first_port: int, user: str, options: Options) -> None:
         SLURM_CONF.format(
             **names,
             **ports,
-            **{key: getattr(options, key) for key in options.__dataclass_fields__ if key not in {"cluster", "accounting"}},
+            **{
+                key: getattr(options, key)
+                for key in options.__dataclass_fields__
+                if key not in {"cluster", "accounting"}
+            },
             processes=CGROUP_PROCESSES if options.cgroup else PLAIN_PROCESSES,
             accounting=ACCOUNTING.format(root=root, tres=tres, **ports) if options.accounting else NO_ACCOUNTING,
             nodes="\n".join(_node(name, first_port + FIRST_NODE_PORT + i, options) for i, name in enumerate(NODES)),
