@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pwd
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -28,7 +30,13 @@ hostname "$1"
 mount --bind "$2/etc/hosts" /etc/hosts
 if [ -n "$3" ]; then
     mount --bind "$3/boot_id" /proc/sys/kernel/random/boot_id
+    n=0; for kept in $LAB_KEEP; do
+        n=$((n + 1)); mkdir -p "$3/keep/$n"; mount --bind "$kept" "$3/keep/$n"
+    done
     mount --bind "$2/home" "$4"
+    n=0; for kept in $LAB_KEEP; do
+        n=$((n + 1)); mkdir -p "$kept"; mount --bind "$3/keep/$n" "$kept"
+    done
     mount --bind "$3/tmp" /tmp
 fi
 if [ -n "$5" ]; then
@@ -81,7 +89,7 @@ class Machines:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env={**self._env, "SLURM_CONF": str(self.conf), "LAB_NODE": machine},
+                env={**self._env, "SLURM_CONF": str(self.conf), "LAB_NODE": machine, "LAB_KEEP": kept_of_home()},
                 cwd=self.log,
                 start_new_session=True,
             )
@@ -175,6 +183,12 @@ def until(what: str | Callable[[], str], probe: Callable[[], T], within_s: float
 def cgroups_missing() -> Iterable[str]:
     """The v1 controllers that we cannot write to."""
     return [name for name in CONTROLLERS if not os.access(CGROUPS / name / "cgroup.procs", os.W_OK)]
+
+
+def kept_of_home() -> str:
+    """Where this Python lies, when that is below HOME, which the nodes have a directory of their own for."""
+    home = pwd.getpwuid(os.getuid()).pw_dir
+    return " ".join(sorted({prefix for prefix in (sys.prefix, sys.base_prefix) if Path(prefix).is_relative_to(home)}))
 
 
 def hostname_is_local() -> bool:
