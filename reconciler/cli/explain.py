@@ -49,7 +49,14 @@ def _told(reconciler: Reconciler, seen: Pass, key: JobKey) -> dict[str, object]:
     restart = reconciler.ports.decode(wanted.normal).restart if wanted else None
     budgets = []
     if restart is not None:
-        for cause in (Cause.PREEMPTION, Cause.INFRASTRUCTURE, Cause.FAILURE, Cause.TIMEOUT, Cause.OUT_OF_MEMORY):
+        for cause in (
+            Cause.PREEMPTION,
+            Cause.INFRASTRUCTURE,
+            Cause.FAILURE,
+            Cause.TIMEOUT,
+            Cause.OUT_OF_MEMORY,
+            Cause.CANCELLED,
+        ):
             limit = budget(restart, cause)
             budgets.append({"cause": cause.value, "spent": memory.spent.get(cause, 0), "limit": limit})
     return {

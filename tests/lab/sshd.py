@@ -18,7 +18,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -48,7 +48,7 @@ PrintLastLog no
 MaxStartups 100:30:200
 MaxSessions {max_sessions}
 LogLevel VERBOSE
-SetEnv LAB_HOST={name} LAB_DIR={root}
+SetEnv {env}
 {more}
 Subsystem sftp internal-sftp
 """
@@ -70,18 +70,20 @@ Host *
 """
 
 # PID 1 of a host's namespaces, as root.
-# $1 host directory, $2 hostname, $3 HOME, $4 its size as a tmpfs or "", $5 login shell or "", $6 sshd
+# $1 host directory, $2 hostname, $3 HOME, $4 its size as a tmpfs or "", $5 login shell or "", $6 sshd, $7 what HOME shows
 INSIDE = r"""
 set -e
 hostname "$2"
 mount --make-rprivate / 2>/dev/null || true
 cat /proc/sys/kernel/random/uuid > "$1/etc/boot_id"
 mount --bind "$1/etc/boot_id" /proc/sys/kernel/random/boot_id
+{ printf '127.0.0.1 %s\n' localhost "$2"; cat /etc/hosts; } > "$1/etc/hosts"
+mount --bind "$1/etc/hosts" /etc/hosts
 if [ -n "$5" ]; then
     awk -F: -v OFS=: -v s="$5" -v h="$3" '$6 == h {$7 = s} {print}' /etc/passwd > "$1/etc/passwd"
     mount --bind "$1/etc/passwd" /etc/passwd
 fi
-if [ -n "$4" ]; then mount -t tmpfs -o "size=$4,mode=755" home "$3"; else mount --bind "$1/home" "$3"; fi
+if [ -n "$4" ]; then mount -t tmpfs -o "size=$4,mode=755" home "$3"; else mount --bind "$7" "$3"; fi
 mount --bind "$1/tmp" /tmp
 cd /
 exec "$6" -D -f "$1/etc/sshd_config" -E "$1/etc/sshd.log"
@@ -99,6 +101,8 @@ class Host:
         self.login_shell = ""
         self.max_sessions = 100
         self.more = ""
+        # Of every session. Kept apart from `more`, as sshd heeds only the first SetEnv line.
+        self.env: dict[str, str] = {}
         self._process: subprocess.Popen[bytes] | None = None
         for directory in (self.home, self.tmp, self.etc):
             directory.mkdir(parents=True)
@@ -118,14 +122,14 @@ class Host:
         """Power on; returns when the port answers. Files are kept over stop and start."""
         if self.running:
             return
+        env = {"LAB_HOST": self.name, "LAB_DIR": str(self.root), **self.env}
         force = "" if self._lab.namespaces else f"ForceCommand {self._login_script()}"
         (self.etc / "sshd_config").write_text(
             SSHD_CONFIG.format(
                 address=self.address,
                 port=self._lab.port,
                 etc=self.etc,
-                name=self.name,
-                root=self.root,
+                env=" ".join(f'"{key}={value}"' for key, value in env.items()),
                 max_sessions=self.max_sessions,
                 more=f"{self.more}\n{force}",
             )
@@ -134,7 +138,7 @@ class Host:
         if self._lab.namespaces:
             user_home = pwd.getpwuid(os.getuid()).pw_dir
             inside = [str(self.root), self.name, user_home, self.home_size, self.login_shell, self._lab.sshd]
-            argv = [*UNSHARE, "sh", "-c", INSIDE, "sh", *inside]
+            argv = [*UNSHARE, "sh", "-c", INSIDE, "sh", *inside, str(self.home)]
         with (self.etc / "start.log").open("ab") as log:
             self._process = subprocess.Popen(
                 argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
@@ -227,7 +231,9 @@ class Host:
         found = []
         for entry in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
-                if mark in (entry / "environ").read_bytes().split(b"\0"):
+                environ = (entry / "environ").read_bytes().split(b"\0")
+                # A job submitted from here has our environment, but runs on another machine.
+                if mark in environ and not any(word.startswith(b"SLURM_JOB_ID=") for word in environ):
                     found.append(int(entry.name))
         return found
 
@@ -300,8 +306,13 @@ def namespaces_work() -> bool:
 
 
 @contextlib.contextmanager
-def lab(*names: str, namespaces: bool | None = None) -> Iterator[Lab]:
-    """A running lab, stopped and removed at the end. Skips the test where that is not possible."""
+def lab(
+    *names: str, namespaces: bool | None = None, env: Mapping[str, str] | None = None, home: Path | None = None
+) -> Iterator[Lab]:
+    """A running lab, stopped and removed at the end. Skips the test where that is not possible.
+
+    `env` is set in every session, `home` is a HOME that all hosts share.
+    """
     require_sshd()
     BASE.mkdir(exist_ok=True)
     root = Path(tempfile.mkdtemp(prefix="lab", dir=BASE))
@@ -309,6 +320,9 @@ def lab(*names: str, namespaces: bool | None = None) -> Iterator[Lab]:
     made = Lab(
         root, names or ("node1", "node2", "node3"), namespaces=namespaces_work() if namespaces is None else namespaces
     )
+    for host in made.hosts.values():
+        host.env.update(env or {})
+        host.home = home or host.home
     try:
         made.start()
         yield made
