@@ -356,7 +356,9 @@ class BatchBackend:
         run_id, system = one.run_id, self._dialect.system
         if one.history is not None and not lives(one.history, theirs=False):
             return self._present(one, known, run, ended_report(run, record, one.history, system), one.history)
-        if one.history is not None:
+        quiet_s = QUIET_BEATS * self._settings.heartbeat_s
+        # A controller that lost a job tells nobody: the history goes on believing in it.
+        if one.history is not None and (one.quiet_s is None or one.quiet_s < max(quiet_s, HISTORY_LAG_S)):
             error = f"{system}'s history says that job {one.history.ident} is {one.history.word}, its queue does not list it"
             return Sighting(run_id, Presence.UNKNOWN, error=error)
         if not one.sent(self._dialect):
@@ -375,7 +377,7 @@ class BatchBackend:
             return self._present(one, known, run, record, None)
         if one.vanished_from_array(known):
             return self._present(one, known, run, vanished_member(record, one.job_ident(known), system), None)
-        quiet_s = max(QUIET_BEATS * self._settings.heartbeat_s, HISTORY_LAG_S if one.history_kept else 0.0)
+        quiet_s = max(quiet_s, HISTORY_LAG_S if one.history_kept else 0.0)
         if one.data.get("state") == "absent" or (one.quiet_s is not None and one.quiet_s >= quiet_s):
             return self._present(one, known, run, record, None)
         said = "nothing is known of when it last wrote" if one.quiet_s is None else f"it wrote {one.quiet_s:.0f} s ago"
