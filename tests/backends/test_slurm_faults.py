@@ -513,6 +513,38 @@ def test_a_foreign_job_with_our_old_id_does_not_keep_the_next_attempt_away(world
     assert isinstance(answer, Accepted), answer
 
 
+def test_of_two_runs_that_were_given_one_id_each_is_told_by_its_name(world: World, monkeypatch):
+    """The controller forgot the first; the accounting knows both."""
+    lost, found = world.run(FOR_EVER), world.run(FOR_EVER)
+    known = world.start(lost)
+    ident = world.ident(lost)
+    world.slurm.forget(ident, reuse=True)
+    follower = world.start(found)
+    assert follower.handle.native["job"] == ident
+    census = world.backend.observe(Look((known, follower)))
+    assert census.look(lost.run_id).presence is Presence.UNKNOWN
+    assert census.look(found.run_id).alive
+    world.backend.cancel(known, reason="cancelled", grace_s=0.0, force=True)
+    assert [one["word"] for one in world.jobs(found)] == ["RUNNING"]
+    world.slurm.cancel(ident)
+    assert world.ended(follower).report.cause is Cause.CANCELLED
+    assert world.see(known).presence is Presence.UNKNOWN
+
+
+def test_a_job_that_only_the_history_still_believes_in_is_given_up_after_silence(world: World, monkeypatch):
+    """The controller lost it, and told nobody: its row says RUNNING for ever."""
+    run = world.run(FOR_EVER)
+    known = world.start(run)
+    world.slurm.forget(world.ident(run))
+    seen = world.see(known)
+    assert seen.presence is Presence.UNKNOWN
+    assert "RUNNING" in seen.error
+    monkeypatch.setattr(batch, "HISTORY_LAG_S", 0.0)
+    monkeypatch.setattr(batch, "QUIET_BEATS", 0)
+    seen = world.see(known)
+    assert (seen.presence, seen.alive) == (Presence.PRESENT, False)
+
+
 def test_a_job_of_our_name_with_another_mark_is_not_ours(world: World):
     run = world.run()
     world.slurm.set(paused=True)
