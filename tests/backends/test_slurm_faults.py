@@ -426,8 +426,13 @@ def test_an_end_that_the_queue_forgot_is_known_from_the_history(world: World):
 
 @pytest.mark.parametrize("how", ["down", "behind", "half", "cut", "empty", "banner", "hang"])
 @pytest.mark.usefixtures("impatient")
-def test_what_only_the_history_knows_is_unknown_until_it_tells(world: World, how):
+def test_what_only_the_history_knows_is_unknown_until_it_tells(world: World, how, monkeypatch):
     known = cancelled_while_nobody_looked(world)
+    if how not in (
+        "behind",
+        "half",
+    ):  # one that answers may lag, and so long nothing is concluded; silence never concludes
+        monkeypatch.setattr(batch, "HISTORY_LAG_S", 0.0)
     match how:
         case "down":
             world.slurm.set(accounting="down")
@@ -671,6 +676,16 @@ def test_a_machine_that_is_cut_off_does_not_run_the_attempt_beside_its_next_life
     assert seen.alive
     assert seen.handle.native["job"] == ident
     assert seen.report.status is ReportStatus.RUNNING
+
+
+@pytest.mark.parametrize("word", ["PREEMPTED", "NODE_FAIL", "BOOT_FAIL"])
+def test_an_end_from_which_slurm_may_start_it_anew_is_an_end_only_when_restarts_are_ours(world: World, word):
+    theirs, ours = world.run(FOR_EVER, restart={"owner": "slurm"}), world.run(FOR_EVER)
+    for run in (theirs, ours):
+        known = world.start(run)
+        world.slurm.show_as(world.ident(run), word)
+        assert world.see(known).alive == (run is theirs)
+        assert world.see(run).alive == (run is theirs)
 
 
 def test_with_us_as_owner_slurm_may_not_start_it_anew(world: World):
