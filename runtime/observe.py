@@ -25,8 +25,13 @@ def observe(document: Dict[str, Any], say: Say) -> Dict[str, Any]:
     if document.get("commands"):
         from runtime import commands  # noqa: PLC0415 - only for queues
 
+        silent = None
         for name, command in document["commands"].items():
-            say({"command": {"name": name, **commands.run(command["argv"], command["timeout_s"])}})
+            # A scheduler that does not answer one question makes every client wait: it is not asked the next.
+            answer = silent or commands.run(command["argv"], command["timeout_s"])
+            say({"command": {"name": name, **answer}})
+            if answer["rc"] != 0 and silent is None:
+                silent = {"rc": None, "stdout": "", "stderr": "not asked: %s failed before" % name}
     queue = document.get("queue")
     todo: Dict[str, str] = {}
     for root in document.get("status_roots", []):

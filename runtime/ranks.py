@@ -9,7 +9,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Dict, List, Mapping
 
-PORT_FIRST, PORT_COUNT = 20000, 12000  # below the range from which kernels take ports of their own (32768 on Linux)
+PORT_FIRST, PORT_COUNT = 61440, 4095  # above the range from which kernels take ports of their own (60999 on Linux)
 _PART = re.compile(r"([^,\[\]]*)(?:\[([^\]]*)\])?")
 
 

@@ -8,13 +8,14 @@ machines, or of one whose supervisor did not live to write it. Each takes the ru
 from __future__ import annotations
 
 import os
+import re
 import sys
 import time
 
 from runtime import claim, contract, files, gang, process, ranks, signals, status
 from runtime.ending import broken
 from runtime.node import Node
-from runtime.record import Record, tail
+from runtime.record import Ending, Record, tail
 from runtime.supervise import Supervisor, bring_to_end
 
 TYPE_CHECKING = False
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
     from runtime.contract import Run
     from runtime.ranks import Ranks
-    from runtime.record import Ending
 
 # How long another machine's new file may stay unseen on a shared file system (NFS keeps "not there" for up to acdirmax, 60 s).
 VISIBLE_S = 90.0
@@ -258,15 +258,19 @@ def end(run: Run, job: Job, code: int) -> int:
         return contract.EXIT_NOT_OURS
     path = os.path.join(status_dir, contract.METADATA)
     fields = status.read_json(path)
-    if fields.get("status") not in contract.FINAL:
-        result = gang.verdict(gang.workers_of(status_dir), _count(job), code)
-        if result is None:
-            said = tail(_output(status_dir))
-            result = broken(
-                "The step that runs the program ended with exit code %d and left no record.\n%s" % (code, said)
-            )
-        if fields.get("workers") is not None:
-            fields["workers"] = gang.summary(status_dir)
+    killed = fields.get("status") == contract.FAILED and fields.get("cause") == "infrastructure"
+    if (killed or fields.get("status") not in contract.FINAL) and _ran_out_of_memory(run):
+        message = "The scheduler ended it because it used more memory than it had asked for (spec.request.mem)."
+        fields["workers"] = gang.summary(status_dir)
+        result = Ending(contract.FAILED, "out_of_memory", message, exit_code=fields.get("exit_code") or code)
+        Record(status_dir, fields, checkpoint_dir=run["checkpoint_dir"]).finish(result)
+        fields = status.read_json(path)
+    elif fields.get("status") not in contract.FINAL:
+        silent = "The step that runs the program ended with exit code %d and left no record." % code
+        result = gang.verdict(gang.workers_of(status_dir), _count(job), code) or broken(
+            "%s\n%s" % (silent, tail(_output(status_dir)))
+        )
+        fields["workers"] = gang.summary(status_dir)
         Record(status_dir, fields, checkpoint_dir=run["checkpoint_dir"]).finish(result)
         fields = status.read_json(path)
     over = fields["status"] != contract.PREEMPTED or not (run["queue"] or {}).get("requeue")
@@ -276,6 +280,12 @@ def end(run: Run, job: Job, code: int) -> int:
     if fields["status"] == contract.COMPLETED:
         files.remove_tree(run["work_dir"])
     return gang.code_of(fields["status"], fields.get("exit_code"))
+
+
+def _ran_out_of_memory(run: Run) -> bool:
+    """Did the scheduler say so beside the program's output? Only it knows limits that the kernel does not keep."""
+    words = (run["queue"] or {}).get("memory_words")
+    return bool(words and re.search(words, tail(_output(run["status_dir"]))))
 
 
 def _count(job: Job) -> int:

@@ -100,6 +100,7 @@ class BatchBackend:
             "system": dialect.system,
             "variables": dict(dialect.variables),
             "requeue": order.requeue,
+            "memory_words": dialect.memory_words,
         }
         try:
             script = dialect.script(order)

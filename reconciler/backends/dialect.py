@@ -171,6 +171,10 @@ class Dialect(Protocol):
     tools: ClassVar[tuple[str, ...]] = ()
     """The commands that must be on the login node."""
 
+    memory_words: ClassVar[str] = ""
+    """A regular expression for what the scheduler writes into a script's output when it killed for memory; "" where it says
+    so in the job's state."""
+
     variables: ClassVar[Mapping[str, str]] = {}
     """What the runtime on the nodes needs to know, as names of the scheduler's variables: job, restart, rank, nodes,
     nodelist, index, array (runtime/queued.py says what for)."""

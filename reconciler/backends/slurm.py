@@ -60,6 +60,8 @@ class SlurmDialect:
 
     system: ClassVar[str] = "slurm"
     tools: ClassVar[tuple[str, ...]] = ("sbatch", "squeue", "scancel", "scontrol", "sacct", "srun")
+    # slurmstepd, with cgroups and without. The job's own state is FAILED when only its step ran out of memory.
+    memory_words: ClassVar[str] = r"oom[-_]kill|Out Of Memory|xceeded (?:job )?memory limit"
     variables: ClassVar[Mapping[str, str]] = {
         "job": "SLURM_JOB_ID",
         "restart": "SLURM_RESTART_COUNT",

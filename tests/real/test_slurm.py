@@ -134,15 +134,16 @@ def test_two_machines_run_one_job_and_each_knows_its_place(group: Group):
 def test_jax_on_two_machines_finds_itself(group: Group):
     pytest.importorskip("jax")
     program = (
-        "import jax; jax.distributed.initialize(); import jax.numpy as jnp; "
+        "import faulthandler; faulthandler.enable(); import jax; jax.distributed.initialize(); import jax.numpy as jnp; "
         "from jax.experimental import multihost_utils as m; "
-        "print(jax.process_count(), m.process_allgather(jnp.array([jax.process_index()])).tolist())"
+        "print(jax.process_count(), m.process_allgather(jnp.array([jax.process_index()])).tolist()); "
+        "jax.distributed.shutdown()"
     )
     group.job(
         "t",
         [sys.executable, "-c", program],
         env={"JAX_PLATFORMS": "cpu"},
-        request={"chip": "h100", "min_chips": 2},
+        request={"chip": "h100", "min_chips": 2, "mem": "4G"},
         slurm={"nodes": 2},
     )
     group.commit()
@@ -275,7 +276,7 @@ def test_a_preempted_run_goes_on_from_its_checkpoint(group: Group):
         [sys.executable, str(program)],
         env={"JAX_PLATFORMS": "cpu"},
         config=config,
-        request={"chip": "h100", "min_chips": 8},
+        request={"chip": "h100", "min_chips": 8, "mem": "4G"},
         slurm={"partition": "gpu-preempt"},
     )
     group.commit()
@@ -544,7 +545,18 @@ def test_a_run_that_ended_while_nobody_looked_is_known_from_the_history(fresh_sl
     assert "NODE_FAIL" in found["killed"]["message"]
 
 
-def test_over_memory_is_its_own_cause(tmp_path: Path):
+def test_over_memory_is_its_own_cause(group: Group):
+    """Here Slurm itself watches memory, and says so only beside the program's output."""
+    greedy = "data = bytearray(600 << 20); data[::4096] = b'x' * len(data[::4096]); import time; time.sleep(30)"
+    group.job("t", [sys.executable, "-c", greedy], request={"mem": "200M"})
+    group.commit()
+    ok(group("apply", "--yes"))
+    found = group.phase("t", "Failed")
+    assert "more memory than it had asked for" in found["message"]
+    assert "this cause is not requeued" in found["message"]
+
+
+def test_over_memory_by_cgroup_is_the_same_cause(tmp_path: Path):
     from tests.lab.slurm import login_node
 
     (tmp_path / "home").mkdir(parents=True)
