@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import os
-import signal
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -905,10 +903,7 @@ def test_two_launchers_of_one_run_make_one_job(world: World):
         world.began(run)
         assert len(world.jobs(run)) == 1
     finally:
-        for process in Path("/proc").glob("[0-9]*/cmdline"):
-            with contextlib.suppress(OSError):
-                if f"{world.slurm.bin}/sbatch".encode() in process.read_bytes():
-                    os.kill(int(process.parent.name), signal.SIGKILL)
+        world.slurm.let_go()
         first.join()
     assert len(world.starts(run)) == 1
 

@@ -13,11 +13,14 @@ import os
 import re
 import signal
 import time
-from typing import Any
 
 from tests.emulators.slurm_text import compress, expand, moment
 
-Job = dict[str, Any]
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    Job = dict[str, Any]
 
 CONFIG: dict[str, Any] = {
     "minute_s": 60.0,

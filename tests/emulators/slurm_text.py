@@ -6,7 +6,10 @@ import json
 import os
 import re
 import time
-from typing import Any
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 RECORDS = os.path.join(os.path.dirname(os.path.dirname(__file__)), "records", "slurm-22.05", "answers.json")
 
