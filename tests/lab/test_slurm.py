@@ -232,12 +232,15 @@ class TestMemory:
 class TestTheEnd:
     def test_nothing_is_left(self) -> None:
         with slurm_lab(accounting=False) as own, login_node(own) as ssh:
-            detached = own.sbatch("setsid sh -c 'sleep 1000' & exec sleep 1000", "-p", "cpu", "--export=NONE")
-            bare = own.sbatch("exec env -i sh -c 'trap : TERM; while :; do sleep 0.1; done'", "-p", "cpu")
-            over_ssh(Cluster(own, ssh), f"cd {own.shared} && sbatch -p cpu --wrap 'sleep 1000'")
-            for job in (detached, bare):
-                until("it runs", lambda job=job: own.job(job)["JobState"] == "RUNNING")
-            assert len(own.processes()) > len(NODES) + 6
+            # One that left its job, and one that keeps nothing of the environment by which it could be found.
+            own.sbatch("setsid sh -c 'echo $$ > left; exec sleep 1000' & exec sleep 1000", "-p", "cpu", "--export=NONE")
+            own.sbatch("exec env -i sh -c 'trap : TERM; echo $$ > bare; while :; do sleep 0.1; done'", "-p", "cpu")
+            over_ssh(Cluster(own, ssh), f"cd {own.shared} && sbatch -p cpu --wrap 'echo $$ > far; exec sleep 1000'")
+            for name in ("left", "bare", "far"):
+                file = own.shared / name
+                pid = until(f"{name} runs", lambda file=file: file.exists() and file.read_text().strip())
+                assert int(pid) in own.processes()
+            assert len(own.processes()) >= 3 + 2 + len(NODES)
             began = time.monotonic()
         assert time.monotonic() - began < 10
         assert own.processes() == []
