@@ -284,7 +284,7 @@ class Cluster:
     ssh: Lab
 
 
-def require_slurm() -> None:
+def require_slurm(*, namespaces: bool | None = None) -> None:
     """Skip the test where a private cluster cannot be had, saying how to get it. CI has it or fails."""
     missing = [
         package
@@ -296,7 +296,7 @@ def require_slurm() -> None:
             f"no Slurm here ({', '.join(missing)}); get it with `apt-get install --no-install-recommends munge slurmctld slurmd "
             "slurmdbd slurm-client slurm-wlm-basic-plugins mariadb-server-core mariadb-client-core` (or `.ci/engines.sh` as root)"
         )
-    if not namespaces_work() and not hostname_is_local():
+    if not (namespaces_work() if namespaces is None else namespaces) and not hostname_is_local():
         _refuse(
             f"the hostname {socket.gethostname()} is not at 127.0.0.1, where the cluster listens; put it there in /etc/hosts, "
             "or run as root"
@@ -313,7 +313,7 @@ def require_cgroups() -> None:
 def slurm_lab(*, namespaces: bool | None = None, **options: Any) -> Iterator[SlurmLab]:
     """A running cluster (see Options), stopped and removed at the end. Skips the test where that is not possible."""
     chosen = Options(**options)
-    require_slurm()
+    require_slurm(namespaces=namespaces)
     if chosen.cgroup:
         require_cgroups()
     BASE.mkdir(exist_ok=True)
