@@ -70,7 +70,8 @@ class SlurmLab:
         # The caller's own Slurm must not shine through.
         kept = {k: v for k, v in os.environ.items() if not re.match("SLURM|SBATCH|SQUEUE|SACCT|SINFO|SCANCEL|SRUN", k)}
         kept["PATH"] = kept.get("PATH", os.defpath) + SBIN
-        self.env = {**kept, "SLURM_CONF": str(self.conf)}
+        # The HOME of the machines, which need not be the one that the tests were given.
+        self.env = {**kept, "SLURM_CONF": str(self.conf), "HOME": account.pw_dir}
         bare = {"PATH": kept["PATH"], "HOME": account.pw_dir, "LANG": "C.UTF-8"}
         self._machines = Machines(root, self.conf, bare, namespaces=namespaces, cgroup=options.cgroup)
         self._port = self._machines.first_port
