@@ -161,7 +161,9 @@ def _fit_cpus(
     if refused is not None:
         return refused
     words = f"partition {wish.name}" + (f", {count} machines" if count > 1 else "")
-    return Fit(place, words, now=True, free=sum(node.usable for node in nodes), preferred=wish.default)
+    if not partition.up:
+        words += "; it waits in the queue until the partition is up"
+    return Fit(place, words, now=partition.up, free=sum(node.usable for node in nodes), preferred=wish.default)
 
 
 def _types(request: Request, view: QueueView, nodes: Sequence[QueueNode]) -> list[str]:

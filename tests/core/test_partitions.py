@@ -157,6 +157,15 @@ def test_cpu_jobs_go_to_cpu_partitions_and_ask_for_no_accelerator():
     assert fitted(Request(), CLUSTER, QueueView(partitions=(PartitionWish("long"),))).place["partition"] == "long"
 
 
+def test_a_cpu_job_goes_to_a_partition_that_is_down_only_to_wait():
+    down = cluster(node("a"), partitions=(partition("cpu", "a"),))
+    closed = replace(down, partitions={"cpu": replace(down.partitions["cpu"], up=False)})
+    assert fitted(Request(), down).now
+    found = fitted(Request(), closed, QueueView(cpu_partitions=(PartitionWish("cpu"),)))
+    assert not found.now
+    assert "until the partition is up" in found.words
+
+
 def test_an_account_that_the_partition_does_not_take_is_refused():
     closed = cluster(node("a"), partitions=(partition("gpu", "a", accounts=frozenset({"team-b"})),))
     found = refused(H100, closed, QueueView(account="team-a"))

@@ -85,7 +85,8 @@ SPECS: tuple[dict[str, Any], ...] = (
     {"request": {"chip": "h100", "min_chips": 2, "hosts": [QUEUE]}},
     {"request": {"hosts": [QUEUE], "time": "30m"}, "restart": {"cancelled": 1, "owner": "slurm"}},
     {"request": {"min_chips": 1}, "slurm": {"partition": "long", "account": "team"}},
-    {"request": {"min_chips": 3, "hosts": [QUEUE]}, "slurm": {"partition": "gpu,long", "nodes": 2}},
+    {"request": {"min_chips": 1, "hosts": [QUEUE]}, "slurm": {"partition": "gpu,long"}},
+    {"request": {"min_chips": 3, "hosts": [QUEUE]}, "slurm": {"nodes": 2}},
     {"request": {"min_chips": 1, "hosts": [QUEUE]}, "slurm": {"partition": "nowhere"}},
 )
 SHAPES: tuple[dict[str, Any], ...] = (
@@ -267,6 +268,8 @@ def make_sighting(dice: Dice, run: Run) -> Sighting:
     if dice.once_in(6):
         presence = dice.pick(Presence.ABSENT, Presence.UNKNOWN)
         return Sighting(run.run_id, presence, error="cannot be read" if presence is Presence.UNKNOWN else "")
+    if dice.once_in(20):
+        run = replace(run, token=f"{run.token}-other")
     if run.host == QUEUE:
         return make_queued(dice, run)
     handle = handle_of(run, boot=dice.pick("boot-1", "boot-2"))
@@ -330,14 +333,14 @@ def make_queue(dice: Dice) -> QueueCapacity:
         name: QueuePartition(
             name,
             not dice.once_in(6),
-            dice.pick(MACHINES, MACHINES[:2], MACHINES[1:], (*MACHINES, "gone"), ()),
+            dice.pick(MACHINES, MACHINES, MACHINES[:2], MACHINES[1:], (*MACHINES, "gone"), ()),
             default=name == "gpu",
             time_max_s=dice.pick(None, 1200, 3600, 86_400),
             nodes_max=dice.pick(None, None, None, 1),
             accounts=dice.pick(None, None, frozenset({"team"}), frozenset()),
         )
         for name in ("gpu", "long", "cpu")
-        if not dice.once_in(4)
+        if not dice.once_in(6)
     }
     return QueueCapacity(partitions, nodes)
 

@@ -390,8 +390,11 @@ def no_free_accelerator_of_a_machine_is_counted_on_twice(world, made):
     counted: Counter[tuple[str, str]] = Counter()
     for spec, _, capacity, placement in queue_starts(world, made):
         place = placement.place
+        now = "waits in the queue" not in placement.words
+        if now:
+            assert any(capacity.partitions[name].up for name in place["partition"].split(","))
+        assert bool(placement.machines) == (now and spec.request.min_chips > 0)
         if not placement.machines:
-            assert spec.request.min_chips == 0 or "waits in the queue" in placement.words
             continue
         assert len({name for name, _ in placement.machines}) == place["nodes"]
         assert {each for _, each in placement.machines} == {place["gpus_per_node"]}
@@ -515,6 +518,13 @@ REASONS = {
     "StopUnsettled",
     "StrayAttempt",
     "Suspended",
+    "a twin's end",
+    "queued for CPUs",
+    "queued later",
+    "queued now",
+    "queued, several machines",
+    "queued, several partitions",
+    "waits in its queue",
 }
 
 
@@ -522,6 +532,15 @@ def asked(world: World, met: Counter[str]) -> None:
     made = plan(world)
     met.update(action.reason for action in made.actions)
     met["Refusal"] += made.refusal is not None
+    met["a twin's end"] += any(
+        isinstance(action.effect, Stop) and bool(action.effect.handle.native.get("twin")) for action in made.actions
+    )
+    met["waits in its queue"] += any(view.phase is Phase.QUEUED for view in made.views)
+    for spec, _, _, placement in queue_starts(world, made):
+        now = "for CPUs" if spec.request.min_chips == 0 else "now" if placement.machines else "later"
+        met[f"queued {now}"] += 1
+        met["queued, several machines"] += placement.place["nodes"] > 1
+        met["queued, several partitions"] += "," in placement.place["partition"]
     for check in PROMISES:
         check(world, made)
 
@@ -538,4 +557,5 @@ def test_every_promise_holds_in_many_worlds():
             asked(make_world(seeded(seed)), met)
         except AssertionError as error:
             raise AssertionError(f"in make_world(seeded({seed}))") from error
-    assert met.keys() >= REASONS, REASONS - met.keys()
+    missing = {reason for reason in REASONS if not met[reason]}
+    assert not missing, f"these never came up, so they were not tested: {missing}"
