@@ -87,7 +87,13 @@ SPECS: tuple[dict[str, Any], ...] = (
     {"request": {"min_chips": 1}, "slurm": {"partition": "long", "account": "team"}},
     {"request": {"min_chips": 1, "hosts": [QUEUE]}, "slurm": {"partition": "gpu,long"}},
     {"request": {"min_chips": 3, "hosts": [QUEUE]}, "slurm": {"nodes": 2}},
+    {"request": {"chip": "h100", "min_chips": 3, "hosts": [QUEUE]}, "slurm": {"nodes": 2}},
     {"request": {"min_chips": 1, "hosts": [QUEUE]}, "slurm": {"partition": "nowhere"}},
+)
+QUEUED = tuple(
+    number
+    for number, spec in enumerate(SPECS)
+    if QUEUE in spec.get("request", {}).get("hosts", ()) or spec.get("request", {}).get("min_chips")
 )
 SHAPES: tuple[dict[str, Any], ...] = (
     {"partition": "gpu", "constraint": None, "nodes": 1, "gpus_per_node": 2, "gpu_type": "h100", "time_s": 3600},
@@ -325,8 +331,10 @@ def make_queue(dice: Dice) -> QueueCapacity:
     """Three machines in up to three partitions, some down, full, small, closed to us, or of another kind."""
     nodes = {}
     for name in MACHINES:
-        total = dice.number(0, 4)
-        kinds = dice.pick({"h100": total}, {"h100": total}, {"a100": total}, {"": total}, {"h100": total, "a100": 1}, {})
+        total = dice.pick(4, 2, 2, 1, 0)
+        kinds = dice.pick(
+            {"h100": total}, {"h100": total}, {"a100": total}, {"": total}, {"h100": total, "a100": 1}, {}
+        )
         used = {kind: dice.number(0, count + 1) for kind, count in kinds.items()} if dice.once_in(2) else {}
         nodes[name] = QueueNode(name, not dice.once_in(5), "IDLE", kinds, used, cpus=8)
     partitions = {
@@ -360,7 +368,7 @@ def make_queue_view(dice: Dice) -> HostView:
         account=dice.pick(None, None, "team"),
         time_s=dice.pick(None, None, 7200),
     )
-    chips = dice.pick(None, None, None, {"h100": 2}, {"h100": 8, "a100-sxm4-80gb": 1}, {})
+    chips = dice.pick(None, None, None, {"h100": 3}, {"h100": 8, "a100-sxm4-80gb": 1}, {})
     return HostView(QUEUE, "slurm", "hpc", chips, slots=dice.pick(None, 0), queue=queue)
 
 
@@ -393,7 +401,7 @@ def make_census(dice: Dice, host: str, known: Sequence[Run]) -> Census:
         host,
         complete,
         found,
-        capacity if complete and not dice.once_in(6) else None,
+        capacity if (complete or dice.once_in(3)) and not dice.once_in(6) else None,
         scanned=complete and dice.once_in(2),
         boot_id="boot-1",
         error="" if complete else "the answer was broken off",
@@ -409,7 +417,26 @@ def _as_launched(memory: Memory) -> Desired | None:
     )
 
 
+def make_rush(dice: Dice) -> World:
+    """Everybody wants the machines behind one queue at the same time, and nothing is in the way."""
+    view = make_queue_view(dice)
+    return World(
+        desired={key(name): wanted(name, dice.one_of(QUEUED)) for name in NAMES},
+        frozen={},
+        complete=True,
+        memories={},
+        observation=Observation({QUEUE: Census(QUEUE, True, capacity=Capacity(8, queue=make_queue(dice)))}),
+        hosts=(replace(view, queue=replace(view.queue, account=None, time_s=None)),) if view.queue else (),
+        owner=OWNER,
+        now=NOW,
+        decode=_decode,
+        chip_of=chip_of,
+    )
+
+
 def make_world(dice: Dice) -> World:
+    if dice.once_in(12):
+        return make_rush(dice)
     remembered = {key(name): make_memory(dice, name) for name in NAMES if dice.once_in(2)}
     described: dict[JobKey, Desired] = {}
     for name in NAMES:
