@@ -48,6 +48,8 @@ def _end(wanted: Dict[str, Any], document: Dict[str, Any], timeout_s: float) -> 
         raise Refused("refused", "%s: %s" % (refused.reason, refused.message)) from None
     queued = read_queued(status_dir)
     if wanted.get("twin"):
+        if begun_as(status_dir, (queued or {}).get("index")) == wanted["ident"]:
+            return "gone", "it began meanwhile: it is the run itself, and the other job is the one too many"
         _tell(document, "end", wanted["ident"], (queued or {}).get("name") or wanted["run_id"], timeout_s)
         return "signalled", "the second job of this run was cancelled"
     if queued is None:

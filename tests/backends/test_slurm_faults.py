@@ -274,6 +274,16 @@ def test_a_twin_that_waits_is_reported_and_can_be_ended_by_itself(world: World):
     assert world.starts(run) == [seen.handle.native["job"]]
 
 
+def test_a_twin_that_has_begun_meanwhile_is_the_run_and_is_left(world: World):
+    """Seen waiting, of the two the wrong one: before it is ended, it is the one that begins."""
+    run = world.run(FOR_EVER)
+    known, elder = ran_by_the_elder(world, run)
+    handle = Handle(run.run_id, run.token, {"job": elder, "twin": True})
+    assert world.backend.cancel(Known(run, handle), reason="replaced", grace_s=0.0) == "already gone"
+    assert world.see(known).alive
+    assert world.starts(run) == [elder]
+
+
 @pytest.mark.parametrize("handle", ["of the other job", "none"])
 def test_a_run_that_is_in_the_queue_twice_is_stopped_where_it_runs(world: World, handle):
     """sbatch told of the younger job; the elder began, and the younger is over."""
