@@ -54,10 +54,10 @@ class Job:
 @dataclass(slots=True)
 class FakeCluster(FakeMachine):
     """`machines` are the accelerators of each machine behind the queue, `cpus` how many CPU jobs run at once. `waits` is how long
-    the job of this id waits at least."""
+    a job of the run waits at least, by the job's id."""
 
     machines: dict[str, int] = field(default_factory=dict)
-    waits: Callable[[str], float] = lambda ident: 10.0  # noqa: ARG005
+    waits: Callable[[Run, str], float] = lambda run, ident: 10.0  # noqa: ARG005
     jobs: list[Job] = field(default_factory=list)
     begun: dict[str, str] = field(default_factory=dict)
     lost: dict[str, float] = field(default_factory=dict)
@@ -72,7 +72,7 @@ class FakeCluster(FakeMachine):
             self._close(job)
             if job.state is ENDED and job.revives_at <= now:
                 job.state, job.word, job.cause, job.revives_at = WAITING, "PENDING", None, math.inf
-                job.starts_at = now + self.waits(job.ident)
+                job.starts_at = now + self.waits(self.processes[job.run_id].run, job.ident)
         for job in self.jobs:
             if job.state is WAITING and max(job.arrives_at, job.starts_at) <= now:
                 self._try(job)
@@ -210,8 +210,9 @@ class FakeCluster(FakeMachine):
 
     def _queue(self, run_id: str, arrives_in_s: float = 0.0) -> None:
         self._idents += 1
-        ident, now = str(self._idents), self.now()
-        self.jobs.append(Job(ident, run_id, now + arrives_in_s, now + arrives_in_s + self.waits(ident)))
+        ident, arrives_at = str(self._idents), self.now() + arrives_in_s
+        waits_s = self.waits(self.processes[run_id].run, ident)
+        self.jobs.append(Job(ident, run_id, arrives_at, arrives_at + waits_s))
 
     def _try(self, job: Job) -> None:
         process = self.processes[job.run_id]

@@ -214,7 +214,7 @@ class TestFakeQueue(BackendContract):
         with contextlib.suppress(Exception):
             backend.submit([self.render(backend, run)])
         site.machine.disturb = lambda verb, machine: None
-        site.machine.waits = lambda ident: 60.0
+        site.machine.waits = lambda run, ident: 60.0
         assert self.see(backend, run).presence is Presence.UNKNOWN
         known = self.queued(backend, run)
         site.at += 40
@@ -230,7 +230,7 @@ class TestFakeQueue(BackendContract):
     def test_of_two_jobs_of_one_run_one_runs_it_and_is_no_twin(self, site, backend):
         run = self.run(site, "endless")
         self.queued(backend, run)
-        site.machine.waits = lambda ident: 1.0
+        site.machine.waits = lambda run, ident: 1.0
         site.machine.submit_twice(run.run_id)
         before = self.see(backend, run)
         site.at += 1
