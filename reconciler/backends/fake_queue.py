@@ -68,6 +68,9 @@ class FakeCluster(FakeMachine):
     def settle(self) -> None:
         FakeMachine.settle(self)  # not super(): a dataclass with slots is made twice
         now = self.now()
+        for run_id, since in self.lost.items():
+            if since == math.inf and not self.processes[run_id].alive:
+                self.lost[run_id] = now
         for job in self.jobs:
             self._close(job)
             if job.state is ENDED and job.revives_at <= now:
@@ -93,6 +96,13 @@ class FakeCluster(FakeMachine):
         self.jobs = [job for job in self.jobs if job.run_id != run_id]
         self.lost[run_id] = self.now()
         self.processes[run_id].gone = True
+
+    def forget(self, run_id: str) -> None:
+        """The controller forgets every job of the run, which goes on as if nothing had happened."""
+        self.lose(run_id)
+        process = self.processes[run_id]
+        if process.started_at is not None and process.ends_at < math.inf:
+            process.gone, self.lost[run_id] = False, math.inf
 
     def scancel(self, run_id: str) -> None:
         """Somebody ends the job by hand, whether it waits or runs."""
@@ -146,7 +156,9 @@ class FakeCluster(FakeMachine):
             if process.started_at is None:
                 return self._stop_waiting(process, reason, named)
             job = self._minded(run_id)
-            if job is not None and job.state is not RUNNING:
+            if job is None:
+                return "already gone"  # nobody can reach it
+            if job.state is not RUNNING:
                 return self._stop_revived(process, job, reason, force=force)
         elif process is not None and process.run.token == known.run.token:
             raise Rejected(f"{self.name} refuses to stop {run_id}: {reason!r} is no reason")

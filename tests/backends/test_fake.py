@@ -208,6 +208,17 @@ class TestFakeQueue(BackendContract):
         seen = self.see(backend, known.run)
         assert (seen.presence, seen.alive, seen.report.status.final) == (Presence.PRESENT, False, False)
 
+    def test_one_that_the_controller_forgot_while_it_runs_is_unknown_until_it_has_been_silent(self, site, backend):
+        site.machine.course = lambda run: Course(lasts_s=100.0, exit_code=7)
+        known = self.start(backend, self.run(site, "endless"))
+        site.machine.forget(known.run.run_id)
+        site.at += 99
+        assert self.see(backend, known.run).presence is Presence.UNKNOWN
+        assert backend.cancel(known, reason="cancelled", grace_s=0.0, force=True) == "already gone"
+        assert len(site.machine.living()) == 1
+        site.at += 1
+        assert self.see(backend, known.run).report.exit_code == 7
+
     def test_a_submission_that_arrives_after_it_was_repeated_is_a_twin_that_can_be_ended(self, site, backend):
         run = self.run(site, "endless")
         site.machine.disturb = lambda verb, machine: Fault.CLAIMED if verb == "submit" else None

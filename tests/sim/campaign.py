@@ -183,7 +183,7 @@ def submit_twice(world: SimWorld, rng: random.Random, name: str) -> None:
 def forget(world: SimWorld, rng: random.Random, name: str) -> None:
     found = queued(world, name)
     if found is not None:
-        found[0].lose(found[1])
+        rng.choice([found[0].lose, found[0].forget])(found[1])
 
 
 def lose(world: SimWorld, rng: random.Random, name: str) -> None:

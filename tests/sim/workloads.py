@@ -86,14 +86,14 @@ def preempt(name: str) -> Callable[[SimWorld], None]:
     return do
 
 
-def scancel(name: str) -> Callable[[SimWorld], None]:
-    """Somebody ends the job's newest run with the scheduler's own command."""
+def behind_the_queue(what: Callable[[FakeCluster, str], None], name: str) -> Callable[[SimWorld], None]:
+    """Something happens to the job's newest run there."""
 
     def do(world: SimWorld) -> None:
         machine = world.machines["hpc"]
         assert isinstance(machine, FakeCluster)
         runs = [process.run for process in machine.processes.values() if process.run.job == key(name)]
-        machine.scancel(max(runs, key=lambda run: run.attempt).run_id)
+        what(machine, max(runs, key=lambda run: run.attempt).run_id)
 
     return do
 
@@ -288,7 +288,29 @@ WORKLOADS = (
     Workload(
         "cancelled by somebody while it waits",
         lambda directory: build(directory, local=None, queue=(2, {"n1": 2}), waits=first_waits_long),
-        (Step(at_once, commit("a")), Step(waiting("a"), scancel("a"))),
+        (Step(at_once, commit("a")), Step(waiting("a"), behind_the_queue(FakeCluster.scancel, "a"))),
+    ),
+    Workload(
+        "forgotten by the scheduler while it runs",
+        lambda directory: build(
+            directory, local=1, queue=(2, {"n1": 2}), courses={"a": lasting(300.0), "b": lasting(300.0)}
+        ),
+        (
+            Step(at_once, commit("a", "b", request={"clusters": ["hpc"], "min_chips": 1}, **SHORT_BACKOFF)),
+            Step(ran("a", 30.0), behind_the_queue(FakeCluster.forget, "a")),
+            Step(ran("b", 40.0), behind_the_queue(FakeCluster.lose, "b")),
+        ),
+    ),
+    Workload(
+        "in the queue twice",
+        lambda directory: build(
+            directory,
+            local=None,
+            queue=(2, {"n1": 2}),
+            waits=lambda run, ident: 200.0 if int(ident) % 2 else 100.0,
+            courses={"a": FOREVER},
+        ),
+        (Step(at_once, commit("a")), Step(waiting("a"), behind_the_queue(FakeCluster.submit_twice, "a"))),
     ),
     Workload(
         "started anew by the scheduler",

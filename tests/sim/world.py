@@ -245,6 +245,7 @@ class SimWorld:
         self.folded: dict[JobKey, Memory] = {}
         self.intents: set[tuple[str, str]] = set()
         self.stop_intents: set[str] = set()
+        self.stopping: set[str] = set()
         self.done_work: dict[JobKey, tuple[str, int]] = {}
         self._noted: set[str] = set()
         self.foreign: list[Process] = []
@@ -415,7 +416,10 @@ class SimWorld:
                     self.intents.add((run.run_id, run.token))
                 case Forgotten():
                     self.done_work.pop(job_key, None)
-                case Stopping(run_id=run_id) | Unsettled(run_id=run_id):
+                case Stopping(run_id=run_id):
+                    self.stop_intents.add(run_id)
+                    self.stopping.add(run_id)
+                case Unsettled(run_id=run_id):
                     self.stop_intents.add(run_id)
 
     def _started(self, machine: FakeMachine, process: Process) -> None:
@@ -446,7 +450,11 @@ class SimWorld:
             assert min(map(machine.free, machine.machines)) >= 0, f"{run.run_id} was given an accelerator that is taken"
 
     def _stopped(self, machine: FakeMachine, process: Process) -> None:
-        assert process.run.owner == OWNER, f"somebody else's run {process.run.run_id} was stopped"
+        run = process.run
+        assert run.owner == OWNER, f"somebody else's run {run.run_id} was stopped"
+        minded = (self.folded.get(run.job) or Memory(run.job)).run
+        if minded is not None and (minded.run_id, minded.token) == (run.run_id, run.token):
+            assert run.run_id in self.stopping, f"the run {run.run_id} was ended, and only its twin was meant"
 
     def check(self) -> None:
         self._note_done()
