@@ -9,6 +9,8 @@ import pytest
 from reconciler.app.act import act
 from reconciler.app.converge import Moved
 from reconciler.backends.fake import Fault
+from reconciler.backends.fake_queue import FakeCluster
+from reconciler.core.cause import Cause
 from reconciler.core.errors import (
     AccessRefused,
     LockHeld,
@@ -21,7 +23,7 @@ from reconciler.core.errors import (
 )
 from reconciler.core.memory import Requested
 from reconciler.core.protocols import Declined, Submission, Tree
-from tests.app.worlds import Desk
+from tests.app.worlds import Desk, VirtualClock
 from tests.worlds import job, key, run_of
 
 
@@ -312,3 +314,56 @@ def test_a_launch_of_unknown_outcome_is_let_go_when_the_host_itself_declines_it(
     desk.backends["ws"].answers["submit"] = lambda runs: {runs[0].run.run_id: Declined("fenced", "a newer attempt")}
     desk.one_pass()
     assert desk.lines()[-1] == "Refused"
+
+
+def test_a_launch_that_is_refused_for_good_has_failed_and_is_tried_again_only_for_a_new_generation(desk):
+    desk.want(job(), job("b", depends_on=["general/default/a"]))
+    final = Declined("refused", "slurm refused it: Invalid qos", final=True)
+    desk.backends["ws"].answers["submit"] = lambda runs: {runs[0].run.run_id: final}
+    [done] = desk.one_pass()
+    assert not done.ok
+    assert "not tried again until spec.generation is raised" in done.message
+    assert desk.lines() == ["Launching", "Ended"]
+    stone = memory_of(desk).tombstone
+    assert (str(stone.phase), stone.cause, memory_of(desk).spent) == ("Failed", Cause.REFUSED, {})
+    del desk.backends["ws"].answers["submit"]
+    for _ in range(3):
+        desk.clock.sleep(3600)
+        desk.one_pass()
+    views = {view.job.name: view for view in desk.reconciler.look().plan.views}
+    assert (views["a"].phase, views["b"].reason) == ("Failed", "DependencyFailed")
+    assert "Invalid qos" in views["a"].message
+    assert desk.machines["ws"].calls.count("submit") == 0
+    desk.want(job(generation=2))
+    desk.one_pass()
+    [process] = desk.machines["ws"].living()
+    assert process.run.attempt == 2
+
+
+def test_a_launch_that_is_refused_for_now_is_tried_again(desk):
+    desk.want(job())
+    no = Declined("refused", "slurm refused it: you have too many jobs")
+    desk.backends["ws"].answers["submit"] = lambda runs: {runs[0].run.run_id: no}
+    desk.one_pass()
+    del desk.backends["ws"].answers["submit"]
+    desk.clock.sleep(10)
+    desk.one_pass()
+    assert desk.lines() == ["Launching", "Refused", "Launching", "Launched"]
+
+
+def test_the_end_of_a_twin_is_journaled_as_that_of_a_stray_and_the_run_is_minded_on(tmp_path):
+    clock = VirtualClock()
+    cluster = FakeCluster("ws", clock.now, machines={"n1": 2}, waits=lambda run, ident: 100.0)
+    desk = Desk(tmp_path, clock=clock, machines={"ws": cluster})
+    desk.want(job())
+    desk.one_pass()
+    [process] = cluster.living()
+    cluster.submit_twice(process.run.run_id)
+    desk.one_pass()
+    assert desk.lines()[2:] == ["Unsettled", "Stopped"]
+    assert (memory_of(desk).run, memory_of(desk).stop) == (process.run, None)
+    assert [job.word for job in cluster.jobs] == ["PENDING", "CANCELLED"]
+    clock.sleep(100)
+    assert desk.one_pass() == []
+    assert cluster.begun == {process.run.run_id: "101"}
+    desk.close()

@@ -9,8 +9,12 @@ import pytest
 from reconciler.core.actions import Start, Stop
 from reconciler.core.cause import Cause
 from reconciler.core.memory import Ended, Forgotten, Launched, Requested, Stopping, fold
-from reconciler.core.observation import Presence, ReportStatus, Sighting
+from reconciler.core.observation import Capacity, Census, Presence, ReportStatus, Sighting
+from reconciler.core.partitions import QueueView
 from reconciler.core.phase import Phase
+from reconciler.core.queue import QueueCapacity, QueueJob, QueueNode, QueuePartition, QueueState
+from reconciler.core.run import Handle
+from reconciler.core.solve import HostView
 from tests.worlds import (
     NOW,
     census,
@@ -467,3 +471,114 @@ def test_a_run_that_somebody_else_cancelled_is_not_brought_back_unless_the_manif
         made = planned([wanted], [live_memory(run)], [census(cancelled)])
         assert phase_of(made) == phase
         assert [action.verb.value for action in made.actions] == verbs
+
+
+# --- behind a queue
+
+
+def queued(run, state=QueueState.WAITING, word="PENDING", *, alive=True, status=None, twins=(), **more):
+    """A sighting of job 77 as the batch backend makes it."""
+    job = QueueJob("77", run.run_id, f"reconciler:{run.token}", state, word, partition="gpu", **more)
+    handle = Handle(run.run_id, run.token, {"job": "77"})
+    return replace(seen(run, status, alive=alive), handle=handle, queue=job, twins=twins, boot_id="")
+
+
+def test_a_run_that_waits_in_its_queue_says_why_and_until_when():
+    wanted = job()
+    run = run_of(wanted)
+    there = queued(
+        run,
+        reason="Resources",
+        sentence="it is next, as soon as enough machines are free",
+        starts_at="2026-11-26T09:00:00",
+    )
+    made = planned([wanted], [live_memory(run)], [census(there)])
+    assert (words(made), made.lines) == ([], ())
+    assert phase_of(made) == "Queued Resources"
+    assert made.views[0].message == (
+        "job 77 in gpu: it is next, as soon as enough machines are free; the scheduler expects to start it at 2026-11-26T09:00:00"
+    )
+
+
+def test_a_run_that_waits_in_its_queue_is_still_queued_while_it_is_asked_to_stop():
+    run = run_of(job())
+    made = planned([job(suspend=True)], [live_memory(run)], [census(queued(run))])
+    assert words(made) == ["cancel a Suspended"]
+    assert phase_of(made) == "Queued Suspended"
+
+
+def test_a_state_word_that_nobody_knows_is_neither_an_end_nor_a_start():
+    wanted = job()
+    run = run_of(wanted)
+    made = planned([wanted], [live_memory(run)], [census(queued(run, QueueState.UNKNOWN, "NEWWORD"))])
+    assert (words(made), made.lines) == ([], ())
+    assert phase_of(made) == "Queued Queued"
+    assert made.views[0].message == "job 77 in gpu: the scheduler says NEWWORD"
+
+
+def test_what_the_scheduler_starts_anew_by_itself_is_waited_for():
+    wanted = job(restart={"owner": "slurm"})
+    run = run_of(wanted)
+    ended = queued(run, QueueState.ENDED, "PREEMPTED", cause=Cause.PREEMPTION, revivable=True, sentence="was preempted")
+    made = planned([wanted], [live_memory(run)], [census(ended)])
+    assert (words(made), made.lines) == ([], ())
+    assert phase_of(made) == "Queued Queued"
+
+
+def test_a_run_says_where_it_runs_and_what_is_not_simply_running():
+    wanted = job()
+    run = run_of(wanted)
+    there = queued(
+        run, QueueState.RUNNING, "SUSPENDED", status=ReportStatus.RUNNING, nodes="n1", sentence="is suspended"
+    )
+    made = planned([wanted], [live_memory(run)], [census(there)])
+    assert made.views[0].message == "running on ws, n1; is suspended"
+
+
+def test_a_job_that_left_the_queue_a_moment_ago_is_held():
+    wanted = job()
+    run = run_of(wanted)
+    gone = Sighting(run.run_id, Presence.UNKNOWN, error="slurm does not list it any more, but it wrote 20 s ago")
+    made = planned([wanted], [live_memory(run)], [census(gone)])
+    assert words(made) == ["hold a HostUnknown"]
+    assert "wrote 20 s ago" in made.views[0].message
+
+
+def test_of_two_jobs_of_one_run_the_one_that_is_not_minded_is_ended_and_memory_goes_on():
+    wanted = job()
+    run = run_of(wanted)
+    made = planned([wanted], [live_memory(run)], [census(queued(run, twins=("78", "79")))])
+    assert words(made) == ["cancel a StrayAttempt"]
+    effect = made.actions[0].effect
+    assert isinstance(effect, Stop)
+    assert effect.handle.native == {"job": "78", "twin": True}
+    assert "as jobs 77 and 78; job 78 is ended" in made.actions[0].message
+    assert made.lines == ()
+    assert phase_of(made) == "Queued Queued"
+
+
+def behind(*nodes: QueueNode, **more) -> tuple[HostView, Census]:
+    """A host with one partition of these machines, and what it says."""
+    partition = QueuePartition("gpu", up=True, nodes=tuple(node.name for node in nodes), **more)
+    capacity = QueueCapacity({"gpu": partition}, {node.name: node for node in nodes})
+    return HostView("hpc", "slurm", "hpc", None, queue=QueueView()), Census(
+        "hpc", True, capacity=Capacity(8, queue=capacity), scanned=True
+    )
+
+
+def test_jobs_of_one_pass_share_out_what_is_free_and_the_rest_waits():
+    host, there = behind(QueueNode("n1", True, "IDLE", {"h100": 4}))
+    made = planned([job(name, request={"min_chips": 3}) for name in "ab"], [], [there], hosts=(host,))
+    assert [action.message for action in made.actions] == [
+        "on hpc, partition gpu, 3 h100",
+        "on hpc, partition gpu, 3 h100; it waits in the queue (1 of 4 free, 0 of 1 machines ready)",
+    ]
+
+
+def test_what_no_load_can_mend_is_held_for_a_person():
+    host, there = behind(QueueNode("n1", True, "IDLE", {"h100": 4}), time_max_s=3600)
+    wanted = [job("a", request={"min_chips": 8}), job("b", request={"time": "2h"})]
+    made = planned(wanted, [], [there], hosts=(host,))
+    assert words(made) == ["hold a Unplaceable", "hold b Unplaceable"]
+    assert "needs 2 machines with 4 h100" in made.views[0].message
+    assert "partition gpu allows 1h" in made.views[1].message
