@@ -251,4 +251,17 @@ class TestFakeQueue(BackendContract):
         assert backend.cancel(twin, reason="replaced", grace_s=0.0) == "already gone"
         site.at += 60
         assert self.see(backend, run).alive
-        assert len(site.machine.living()) == 1
+        assert [(job.word, job.exit_code) for job in site.machine.jobs] == [("FAILED", 79), ("RUNNING", None)]
+
+    @pytest.mark.parametrize("force", [True, False])
+    def test_one_that_is_stopped_between_two_lives_ends_for_our_reason(self, site, backend, force):
+        run = self.run(site, "endless")
+        run = replace(run, normal={**run.normal, "spec": {**run.normal["spec"], "restart": {"owner": "slurm"}}})
+        known = self.start(backend, run)
+        site.machine.preempt(run.run_id)
+        assert backend.cancel(known, reason="suspended", grace_s=1.0) == "already gone"
+        site.at += REVIVAL_S
+        assert self.see(backend, run).queue.state is QueueState.WAITING
+        assert backend.cancel(known, reason="suspended", grace_s=1.0, force=force) == "signalled"
+        assert self.see(backend, run).alive != force
+        assert self.ended(site, backend, run).report.cause is Cause.SUSPENDED
