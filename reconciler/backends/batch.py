@@ -339,6 +339,9 @@ class BatchBackend:
             record = report_of(data)
         except (KeyError, TypeError, ValueError) as problem:
             return Sighting(run_id, Presence.UNKNOWN, error=f"its metadata.json cannot be read: {problem}")
+        if job is not None and job.word.startswith("COMPLETING") and one.is_over(record):
+            # Its supervisor wrote this when all its processes had ended: the scheduler is merely tidying up.
+            return self._present(one, known, run, record, job)
         theirs = bool(_map(one.claim.get("queue")).get("requeue")) if one.claim else one.requeues(known)
         if lives(job, theirs=theirs):
             return self._present(one, known, run, record, job, alive=True)
