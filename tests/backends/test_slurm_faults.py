@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from reconciler.backends import batch
+from reconciler.backends import batch, batch_judge
 from reconciler.backends.batch import BatchBackend
 from reconciler.core.cause import Cause
 from reconciler.core.errors import OutcomeUnknown, ReconcilerError
@@ -177,7 +177,7 @@ def test_a_submission_that_did_not_arrive_is_doubt_first_absence_later_and_one_j
     assert seen.presence is Presence.UNKNOWN
     assert "may still arrive" in seen.error
     with monkeypatch.context() as patch:
-        patch.setattr(batch, "UNSENT_S", 0.0)
+        patch.setattr(batch_judge, "UNSENT_S", 0.0)
         assert world.see(run).presence is Presence.ABSENT
     again = world.submit(run)
     assert isinstance(again, Accepted)
@@ -307,7 +307,7 @@ def ran_by_the_elder(world: World, run: Run) -> tuple[Known, str]:
 
 @pytest.mark.usefixtures("impatient")
 def test_a_queue_that_does_not_answer_whole_proves_nothing_about_anything(world: World, monkeypatch):
-    monkeypatch.setattr(batch, "UNSENT_S", 0.0)
+    monkeypatch.setattr(batch_judge, "UNSENT_S", 0.0)
     lives, over, doubtful, never = world.run(FOR_EVER), world.run(), world.run(), world.run()
     knowns = [world.start(lives), world.start(over)]
     world.ended(over)
@@ -430,7 +430,7 @@ def test_what_only_the_history_knows_is_unknown_until_it_tells(world: World, how
         "behind",
         "half",
     ):  # one that answers may lag, and so long nothing is concluded; silence never concludes
-        monkeypatch.setattr(batch, "HISTORY_LAG_S", 0.0)
+        monkeypatch.setattr(batch_judge, "HISTORY_LAG_S", 0.0)
     match how:
         case "down":
             world.slurm.set(accounting="down")
@@ -474,8 +474,8 @@ def test_a_run_of_which_nobody_knows_is_given_up_only_after_silence(world: World
     seen = world.see(known)
     assert seen.presence is Presence.UNKNOWN
     assert "given up after" in seen.error
-    monkeypatch.setattr(batch, "HISTORY_LAG_S", 0.0)
-    monkeypatch.setattr(batch, "QUIET_BEATS", 0)
+    monkeypatch.setattr(batch_judge, "HISTORY_LAG_S", 0.0)
+    monkeypatch.setattr(batch_judge, "QUIET_BEATS", 0)
     seen = world.see(known)
     assert (seen.presence, seen.alive) == (Presence.PRESENT, False)
     assert not seen.report.status.final
@@ -492,8 +492,8 @@ def test_a_foreign_job_that_was_given_our_id_is_neither_ours_nor_touched(world: 
     ident = world.ident(run)
     world.slurm.forget(ident, reuse=True, history=False)
     assert world.slurm.foreign(user=user, comment="reconciler:another") == ident
-    monkeypatch.setattr(batch, "HISTORY_LAG_S", 0.0)
-    monkeypatch.setattr(batch, "QUIET_BEATS", 0)
+    monkeypatch.setattr(batch_judge, "HISTORY_LAG_S", 0.0)
+    monkeypatch.setattr(batch_judge, "QUIET_BEATS", 0)
     assert not world.see(known).alive
     world.backend.cancel(known, reason="cancelled", grace_s=0.0, force=force)
     twin = Handle(run.run_id, run.token, {"job": ident, "twin": True})
@@ -542,8 +542,8 @@ def test_a_job_that_only_the_history_still_believes_in_is_given_up_after_silence
     seen = world.see(known)
     assert seen.presence is Presence.UNKNOWN
     assert "RUNNING" in seen.error
-    monkeypatch.setattr(batch, "HISTORY_LAG_S", 0.0)
-    monkeypatch.setattr(batch, "QUIET_BEATS", 0)
+    monkeypatch.setattr(batch_judge, "HISTORY_LAG_S", 0.0)
+    monkeypatch.setattr(batch_judge, "QUIET_BEATS", 0)
     seen = world.see(known)
     assert (seen.presence, seen.alive) == (Presence.PRESENT, False)
 
