@@ -168,7 +168,7 @@ def view_of(host: Host, types: Mapping[str, str] | None = None) -> HostView:
                 account=host.account,
                 time_s=host.time_s,
             )
-            return HostView(host.name, "slurm", host.cluster, host.chips, queue=queue)
+            return HostView(host.name, "slurm", host.cluster, host.chips, queue=queue, poll_s=host.poll_s)
         case _:
             return HostView(host.name, host.type, host.cluster, {})
 

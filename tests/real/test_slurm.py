@@ -36,6 +36,7 @@ def inventory(cluster: Cluster, root: Path, **host: Any) -> dict[str, Any]:
                 "partitions": [{"name": "gpu", "default": True}],
                 "cpu_partitions": ["cpu"],
                 "connect_timeout": "5s",
+                "poll": 0,  # tests have no manners
                 **host,
             }
         },
