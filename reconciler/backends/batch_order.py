@@ -84,7 +84,7 @@ def _with_body(order: Order, dialect: Dialect, head: str, bundle: str, python: s
 def _warn_s(spec: JobSpec, slurm: SlurmOverrides, time_s: int | None) -> int | None:
     """A run that may go on in another attempt after its time is up is told in time; one that may not gets all of its time."""
     if slurm.warn_s is not None:
-        return slurm.warn_s or None
+        return slurm.warn_s
     warn_s = int(spec.grace_s) + WARN_SLACK_S
     if spec.restart.timeout == 0 or time_s is None or time_s <= 2 * warn_s:
         return None
