@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 from reconciler.backends.batch_judge import Seen, answer_of, ident_of, judge, mapping
 from reconciler.backends.batch_order import mark_of, order_of, parcels
 from reconciler.backends.batch_sight import Jobs
-from reconciler.backends.dialect import Answer, Dialect, Doubtful, Probe, Refused, Site, Taken
+from reconciler.backends.dialect import FOREIGN, Answer, Dialect, Doubtful, Probe, Refused, Site, Taken
 from reconciler.backends.node_answers import Answer as NodeAnswer
 from reconciler.backends.node_answers import refusal_of
 from reconciler.backends.node_call import NodeCall, NodeSettings, record_of
@@ -32,7 +32,7 @@ from reconciler.core.protocols import (
     Look,
     Submission,
 )
-from reconciler.core.queue import QueueLimits
+from reconciler.core.queue import QueueJob, QueueLimits
 from reconciler.core.run import Handle, Run
 from reconciler.core.transport import Transport
 
@@ -111,7 +111,7 @@ class BatchBackend:
             status_root=paths.status,
             bundle=paths.bundle,
             python=self._settings.python,
-            array_max=limit or ARRAY_MAX,
+            array_max=ARRAY_MAX if limit is None else limit,
         ):
             runs = [
                 {**_record(item), "secrets": {name: secret.reveal() for name, secret in item.secrets.items()}}
@@ -165,9 +165,7 @@ class BatchBackend:
                             pass  # only looking settles it
                 case "already":
                     queued = mapping(line.get("queued"))
-                    ident = ident_of(queued, self._dialect) or _began_as(
-                        mapping(line.get("started")), queued.get("index")
-                    )
+                    ident = str(mapping(line.get("started")).get("ident") or "") or ident_of(queued, self._dialect)
                     results[run.run_id] = Accepted(self._handle(run, ident, None), repeated=True)
                 case "refused":
                     results[run.run_id] = refusal_of(run.run_id, line, self._settings.name)
@@ -210,7 +208,17 @@ class BatchBackend:
         if look.probe:
             commands |= {f"capacity {key}": argv for key, argv in dialect.capacity().items()}
         try:
-            answer = self._observe(look.known, commands, scan=look.scan)
+            paths = self._settings.paths
+            asked: list[dict[str, Json]] = [
+                {
+                    "run_id": item.run.run_id,
+                    "status_dir": paths.status_dir(item.run),
+                    "settled": item.handle is not None,
+                    "brief": item.handle is not None,
+                }
+                for item in look.known
+            ]
+            answer = self._observe(asked, commands, scan=look.scan)
             said = _commands(answer)
             jobs = Jobs(dialect.parse_queue(said.get("queue") or Answer(None, "", "it was not asked")))
         except ReconcilerError as error:
@@ -237,26 +245,17 @@ class BatchBackend:
 
     def _observe(
         self,
-        known: Sequence[Known] | Any,
+        known: Sequence[Mapping[str, Json]],
         commands: Mapping[str, Sequence[str]],
         *,
         scan: bool = False,
         ages: bool = False,
     ) -> NodeAnswer:
-        paths = self._settings.paths
         document = {
             "version": 1,
             "queue": self._settings.name,
-            "status_roots": [] if ages else [paths.status],
-            "known": [
-                {
-                    "run_id": item.run.run_id,
-                    "status_dir": paths.status_dir(item.run),
-                    "settled": item.handle is not None,
-                    "brief": item.handle is not None,
-                }
-                for item in known
-            ],
+            "status_roots": [] if ages else [self._settings.paths.status],
+            "known": list(known),
             "scan": scan,
             "ages": ages,
             "commands": {key: {"argv": list(argv), "timeout_s": COMMAND_S} for key, argv in commands.items()},
@@ -278,16 +277,22 @@ class BatchBackend:
         argvs = self._dialect.accounting(sorted(idents), sorted(names))
         commands = {f"history {number}": argv for number, argv in enumerate(argvs)}
         try:
-            answer = self._observe([one.known for one in missing if one.known is not None], commands, ages=True)
+            answer = self._observe([_asked(one) for one in missing], commands, ages=True)
         except ReconcilerError as error:
             for one in missing:
                 one.history_error = error.message
             return
         said = _commands(answer)
         history, kept, silent = Jobs(()), True, ""
+        rows: list[QueueJob] = []
         try:
-            told = [self._dialect.parse_accounting(said[key]) for key in commands]
-            history, kept = Jobs([job for jobs in told for job in jobs or ()]), None not in told
+            for key in commands:
+                told = self._dialect.parse_accounting(said[key])
+                if told is None:  # none is kept; nor will the next question be answered
+                    kept = False
+                    break
+                rows.extend(told)
+            history = Jobs(rows)
         except KeyError:
             silent = "its history was not asked"
         except Unparsable as error:
@@ -319,8 +324,10 @@ class BatchBackend:
             "version": 1,
             "find": _probe(dialect.find()),
             "alive": _probe(dialect.alive()),
-            "ask": list(dialect.cancel("{ident}", "{name}", ask=True)),
-            "end": list(dialect.cancel("{ident}", "{name}", ask=False)),
+            "ask": list(dialect.cancel("{ident}", "{name}", "{mark}", ask=True)),
+            "end": list(dialect.cancel("{ident}", "{name}", "{mark}", ask=False)),
+            "foreign": FOREIGN,
+            "waiting": sorted(dialect.waiting),
             "timeout_s": COMMAND_S,
             "runs": [
                 {
@@ -362,6 +369,12 @@ def _record(item: Submission) -> dict[str, Json]:
     return record
 
 
+def _asked(one: Seen) -> dict[str, Json]:
+    """The run in a second look, which is only about when it last wrote."""
+    status_dir = str(one.data.get("status_dir") or "")
+    return {"run_id": one.run_id, "status_dir": status_dir, "settled": one.is_settled, "brief": True}
+
+
 def _commands(answer: NodeAnswer) -> dict[str, Answer]:
     return {
         str(told["name"]): answer_of(told)
@@ -374,10 +387,3 @@ def _root_errors(answer: NodeAnswer) -> list[str]:
     last = answer.lines[-1] if answer.lines else {}
     roots = mapping(last.get("roots"))
     return [f"{path}: {why}" for path, why in roots.items() if why] if roots else ["no status directory was read"]
-
-
-def _began_as(started: Mapping[str, Any], index: Any) -> str:
-    """The job that began. Of a member of an array its own number is no handle: the last one's is that of the whole array."""
-    if isinstance(index, int):
-        return f"{started['array']}_{index}" if started.get("array") else ""
-    return str(started.get("job") or "")

@@ -45,7 +45,7 @@ class Seen:
     @property
     def ident(self) -> str:
         """The job's id as far as anybody wrote it down."""
-        found = ident_of(self.queued, self._dialect)
+        found = self.wanted.began or ident_of(self.queued, self._dialect)
         handle = self.known.handle if self.known is not None else None
         return found or (str(handle.native.get("job") or "") if handle is not None else "")
 
@@ -81,8 +81,10 @@ class Seen:
     @property
     def was_sent(self) -> bool:
         """It was surely given to the queue."""
-        began = bool(self.started) and "abandoned_by" not in self.started
-        return began or bool(self.queued.get("ident")) or isinstance(self._outcome(), Taken)
+        if (bool(self.started) and "abandoned_by" not in self.started) or self.queued.get("ident"):
+            return True
+        handle = self.known.handle if self.known is not None else None
+        return (handle is not None and bool(handle.native.get("job"))) or isinstance(self._outcome(), Taken)
 
     @property
     def was_refused(self) -> bool:

@@ -30,7 +30,7 @@ if [ ! -f "$bundle/bootstrap.sh" ] || [ ! -d "$dir" ]; then
     exit 78
 fi
 trap : TERM INT
-sh "$bundle/bootstrap.sh" begin "$dir" || exit $?
+sh "$bundle/bootstrap.sh" begin "$dir" {name} {mark} || exit $?
 {step}
 sh "$bundle/bootstrap.sh" end "$dir" $?
 """
@@ -77,7 +77,12 @@ def _with_body(order: Order, dialect: Dialect, head: str, bundle: str, python: s
     export = f"export RECONCILER_PYTHON={shlex.quote(python)}\n" if python else ""
     # The run's directory is a variable of the script: the launcher gets it through the script's own environment.
     work = ("sh", "-c", 'exec sh "$1" work "$RECONCILER_RUN_DIR"', "sh", f"{bundle}/bootstrap.sh")
-    body = _BODY.format(bundle=shlex.quote(bundle), step=dialect.step(order, work))
+    body = _BODY.format(
+        bundle=shlex.quote(bundle),
+        name=shlex.quote(order.name),
+        mark=shlex.quote(order.mark),
+        step=dialect.step(order, work),
+    )
     return replace(order, body=f"{export}{head}{body}")
 
 
