@@ -7,12 +7,12 @@ what it is told and keeps what must survive a crash (docs/node-protocol.md, Queu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, ClassVar
 
 from reconciler.backends.batch_judge import Seen, answer_of, ident_of, judge, mapping
-from reconciler.backends.batch_order import mark_of, order_of, parcels
+from reconciler.backends.batch_order import Parcel, mark_of, order_of, parcels
 from reconciler.backends.batch_sight import Jobs
 from reconciler.backends.dialect import FOREIGN, Answer, Dialect, Doubtful, Probe, Refused, Site, Taken
 from reconciler.backends.node_answers import Answer as NodeAnswer
@@ -102,34 +102,52 @@ class BatchBackend:
 
     def submit(self, submissions: Sequence[Submission]) -> Mapping[str, Accepted | Declined]:
         """One command for all of them; members of a sweep as arrays."""
-        dialect, paths = self._dialect, self._settings.paths
-        documents: list[dict[str, Any]] = []
+        packed = list(self._packed(submissions))
+        results = self._send(packed)
+        for parcel in packed:
+            if len(parcel.items) > 1 and all(_is_for_now(results.get(item.run.run_id)) for item in parcel.items):
+                results |= self._send_part(parcel.items)
+        return results
+
+    def _send_part(self, items: Sequence[Submission]) -> dict[str, Accepted | Declined]:
+        """An array counts as all its members against a limit of jobs: send as many as are taken. The rest is for later."""
+        size = len(items) // 2
+        while size:
+            results = self._send(list(self._packed(items[:size])))
+            if not all(_is_for_now(results.get(item.run.run_id)) for item in items[:size]):
+                return results
+            size //= 2
+        return {}
+
+    def _packed(self, submissions: Sequence[Submission]) -> Iterable[Parcel]:
         limit = self._limits.array_max if self._limits is not None else None
-        for parcel in parcels(
+        return parcels(
             submissions,
-            dialect,
-            status_root=paths.status,
-            bundle=paths.bundle,
+            self._dialect,
+            status_root=self._settings.paths.status,
+            bundle=self._settings.paths.bundle,
             python=self._settings.python,
             array_max=ARRAY_MAX if limit is None else limit,
-        ):
-            runs = [
-                {**_record(item), "secrets": {name: secret.reveal() for name, secret in item.secrets.items()}}
-                for item in parcel.items
-            ]
-            order = parcel.order
-            documents.append(
-                {
-                    "name": order.name,
-                    "mark": order.mark,
-                    "script": dialect.script(order),
-                    "script_path": parcel.script_path,
-                    "output": order.output.replace("%%", "%"),
-                    "members": parcel.members,
-                    "submit": list(dialect.submit(parcel.script_path)),
-                    "runs": runs,
-                }
-            )
+        )
+
+    def _send(self, packed: Sequence[Parcel]) -> dict[str, Accepted | Declined]:
+        dialect = self._dialect
+        documents = [
+            {
+                "name": parcel.order.name,
+                "mark": parcel.order.mark,
+                "script": dialect.script(parcel.order),
+                "script_path": parcel.script_path,
+                "output": parcel.order.output.replace("%%", "%"),
+                "members": parcel.members,
+                "submit": list(dialect.submit(parcel.script_path)),
+                "runs": [
+                    {**_record(item), "secrets": {name: secret.reveal() for name, secret in item.secrets.items()}}
+                    for item in parcel.items
+                ],
+            }
+            for parcel in packed
+        ]
         document = {
             "version": 1,
             "find": _probe(dialect.find()),
@@ -137,9 +155,9 @@ class BatchBackend:
             "timeout_s": COMMAND_S,
             "submissions": documents,
         }
+        submissions = [item for parcel in packed for item in parcel.items]
         deadline_s = SUBMIT_DEADLINE_S + SUBMIT_DEADLINE_PER_RUN_S * len(submissions)
-        answer = self._call("enqueue", document, deadline_s=deadline_s)
-        return self._results(submissions, answer)
+        return self._results(submissions, self._call("enqueue", document, deadline_s=deadline_s))
 
     def _results(self, submissions: Sequence[Submission], answer: NodeAnswer) -> dict[str, Accepted | Declined]:
         runs = {item.run.run_id: item.run for item in submissions}
@@ -357,6 +375,11 @@ class BatchBackend:
 
     def close(self) -> None:
         self._call.close()
+
+
+def _is_for_now(result: Accepted | Declined | None) -> bool:
+    """Did the scheduler itself say no, and might say yes to less, or later?"""
+    return isinstance(result, Declined) and result.reason == "refused" and not result.final
 
 
 def _probe(probe: Probe) -> dict[str, Any]:

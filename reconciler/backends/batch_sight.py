@@ -66,8 +66,9 @@ class Jobs:
         return max(self._all(wanted), key=lambda job: (_ORDER[job.state], -_number(job)), default=None)
 
     def living(self, wanted: Wanted) -> list[QueueJob]:
-        """Every job of the run that is not over: more than one when a submission was doubled."""
-        return [job for job in self._all(wanted) if job.state in (QueueState.RUNNING, QueueState.WAITING)]
+        """Every job of the run that is not about to be over: more than one when a submission was doubled."""
+        states = (QueueState.RUNNING, QueueState.WAITING)
+        return [job for job in self._all(wanted) if job.state in states and not job.word.startswith("COMPLETING")]
 
     def knows_array(self, wanted: Wanted) -> bool:
         """Is anything of the run's array listed?"""

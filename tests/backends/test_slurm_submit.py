@@ -46,11 +46,20 @@ def test_recorded_refusals_say_what_to_change(name: str, hint: str) -> None:
     assert "sbatch: error" not in judged.words
 
 
-def test_a_limit_of_the_account_is_no_for_now() -> None:
+def test_what_one_job_may_not_have_is_no_for_good() -> None:
     judged = SLURM.parse_submit(recorded("submit-qos-limit"))
     assert isinstance(judged, Refused)
+    assert judged.final
+    assert "spec.slurm.qos" in judged.hint
+
+
+def test_too_many_jobs_are_no_for_now() -> None:
+    """Hand-made, in the words of slurm_errno.c."""
+    failed = "sbatch: error: Batch job submission failed: Job violates accounting/QOS policy"
+    words = f"sbatch: error: AssocMaxSubmitJobLimit\n{failed}"
+    judged = SLURM.parse_submit(Answer(1, "", words))
+    assert isinstance(judged, Refused)
     assert not judged.final
-    assert "QOSMaxWallDurationPerJobLimit" in judged.words
 
 
 def test_every_recorded_submission_is_judged() -> None:

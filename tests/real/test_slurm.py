@@ -455,6 +455,22 @@ def test_a_requeue_by_an_administrator_is_the_same_attempt(group: Group):
     assert (found["attempt"], found["handle"]) == (1, ident)
 
 
+def test_a_run_that_has_completed_is_not_started_again_by_anybody(group: Group):
+    group.job("t", "echo ran", restart={"owner": "slurm"}, secrets={"KEY": {"env": "KEY"}})
+    group.env["KEY"] = "hunter2-x"
+    group.commit()
+    ok(group("apply", "--yes", "--wait"))
+    [line] = group.queue_of("t")
+    ident = line.split()[0]
+    group.cluster.slurm.out("scontrol", "requeue", ident)
+    deadline = time.monotonic() + 40
+    while group.queue_of("t") != [f"{ident} FAILED"]:
+        assert time.monotonic() < deadline, group.queue_of("t")
+        time.sleep(0.2)
+    assert group("logs", "t").out == "ran\n"
+    assert group.status()["t"]["phase"] == "Succeeded"
+
+
 # --- when Slurm itself is away
 
 
