@@ -51,7 +51,7 @@ def _end(wanted: Dict[str, Any], document: Dict[str, Any], timeout_s: float) -> 
     began = begun(status_dir)
     if wanted.get("twin"):
         if began.get("ident") == wanted["ident"]:
-            raise Refused("refused", "job %s is the one that runs it" % wanted["ident"])
+            return "gone", "it began meanwhile: it is the run itself, and the other job is the one too many"
         named = queued or {"name": wanted["run_id"], "mark": wanted["mark"]}
         _tell(document, "end", wanted["ident"], named, timeout_s)
         return "signalled", "the second job of this run was cancelled"

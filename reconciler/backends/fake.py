@@ -163,6 +163,14 @@ class FakeMachine:
         self.settle()
         return [process for process in self.processes.values() if process.alive]
 
+    def listed(self) -> set[str]:
+        """Runs that a look shows unasked."""
+        return {process.run.run_id for process in self.living()}
+
+    def capacity(self, *, probe: bool) -> Capacity | None:
+        """What it has, as a look tells."""
+        return Capacity(self.cpus, self.gpus if probe else None)
+
     # --- what the verbs do
 
     def claim(self, submission: Submission, *, starts_in_s: float = 0.0) -> Accepted | Declined | None:
@@ -172,7 +180,7 @@ class FakeMachine:
         if known is not None:
             if known.run.token != run.token:
                 return Declined("claimed", f"{run.run_id} is claimed on {self.name} by somebody else")
-            return Accepted(self._handle(known), repeated=True) if known.started_at is not None else None
+            return self.claimed_again(known)
         tree = submission.body.get("tree")
         if isinstance(tree, dict) and tree.get("object") and tree["object"] not in self.objects:
             return Declined("missing", f"its code is not on {self.name}, or is damaged there")
@@ -194,6 +202,14 @@ class FakeMachine:
         now = self.now()
         process = Process(run, self.course(run), self.boot_id, self._pids, now, starts_at=now + starts_in_s)
         self.processes[run.run_id] = process
+        return self.launch(process, starts_in_s)
+
+    def claimed_again(self, process: Process) -> Accepted | Declined | None:
+        """The answer to a run that was claimed before with the same token."""
+        return Accepted(self._handle(process), repeated=True) if process.started_at is not None else None
+
+    def launch(self, process: Process, starts_in_s: float) -> Accepted | None:
+        """Start what was just claimed. None: its launcher is cut off and starts it later."""
         if starts_in_s > 0:
             return None
         self._start(process)
@@ -310,7 +326,7 @@ class FakeBackend:
                 raise Unparsable(f"{machine.name} broke off its answer to 'observe'")
         except ReconcilerError as error:
             return Census(machine.name, complete=False, error=error.message)
-        wanted = {process.run.run_id for process in machine.living()} | {item.run.run_id for item in look.known}
+        wanted = machine.listed() | {item.run.run_id for item in look.known}
         if look.scan:
             wanted |= {fence.run_id for fence in machine.fences.values()}
         sightings = {run_id: machine.sight(run_id) for run_id in sorted(wanted)}
@@ -321,7 +337,7 @@ class FakeBackend:
             machine.name,
             complete=True,
             sightings=sightings,
-            capacity=Capacity(machine.cpus, machine.gpus if look.probe else None),
+            capacity=machine.capacity(probe=look.probe),
             scanned=look.scan,
             boot_id=machine.boot_id,
         )

@@ -221,10 +221,7 @@ def _alive(
     decode: Decode,
     now: float,
 ) -> Verdict:
-    report = seen.report
-    phase = Phase.PREPARING if report is None or report.status is ReportStatus.PREPARING else Phase.RUNNING
-    if seen.queue is not None and seen.queue.state is not QueueState.RUNNING:
-        phase = Phase.QUEUED
+    report, phase = seen.report, _phase(seen)
     # What a person asked for does not wait for a manifest to be mended; every other stop does.
     if memory.stop is not None and (not frozen or memory.cancelled or memory.suspended):
         return _stopping(memory, run, seen, decode, now)
@@ -272,6 +269,14 @@ def _alive(
         # Suspended, completing, ...: whatever is not simply running deserves a word.
         message += f"; {seen.queue.sentence}" if seen.queue.sentence and seen.queue.word != "RUNNING" else ""
     return Verdict(_view(memory, run, phase, "Running", message, report), lines)
+
+
+def _phase(seen: Sighting) -> Phase:
+    """How far a living run has come."""
+    if seen.queue is not None and seen.queue.state is not QueueState.RUNNING:
+        return Phase.QUEUED
+    report = seen.report
+    return Phase.PREPARING if report is None or report.status is ReportStatus.PREPARING else Phase.RUNNING
 
 
 def in_queue(job: QueueJob) -> str:
@@ -327,7 +332,7 @@ def _stop(
 ) -> Verdict:
     handle = seen.handle or memory.handle or Handle(run.run_id, run.token, {})
     effect = Stop(run, handle, cause, decode(run.normal).grace_s)
-    phase = Phase.TERMINATING if memory.stop else Phase.RUNNING
+    phase = Phase.TERMINATING if memory.stop else _phase(seen)
     action = Action(verb, memory.job, reason, message, run.run_id, run.host, effect=effect)
     return Verdict(_view(memory, run, phase, reason, message, seen.report), (), action)
 

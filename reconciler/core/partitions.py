@@ -7,7 +7,7 @@ which nothing is free now can still be left to the queue; one that no load could
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from reconciler.core.job import Json, Request, SlurmOverrides
 from reconciler.core.quantity import show_seconds
@@ -80,10 +80,25 @@ def fit(
         found = _fit_partition(request, view, wish, partition, capacity, reserved, slurm)
         (fits if isinstance(found, Fit) else cannot).append(found)  # type: ignore[arg-type]
     if fits:
-        return max(fits, key=lambda one: (one.now, one.preferred if one.now else False, one.free))
+        best = max(fits, key=lambda one: (one.now, one.preferred if one.now else False, one.free))
+        return _any_of(best, fits) if slurm.partition is not None and len(fits) > 1 else best
     if not cannot:
         return Cannot("the cluster has no partition that is up", final=False)
     return Cannot("; ".join(dict.fromkeys(one.why for one in cannot)), final=all(one.final for one in cannot))
+
+
+def _any_of(best: Fit, fits: Sequence[Fit]) -> Fit:
+    """The job names several partitions: every one that takes it in the same shape, for the shortest of their times, so that the
+    scheduler chooses."""
+    also = [one for one in fits if _shape(one) == _shape(best)]
+    times = [time_s for one in also if isinstance(time_s := one.place["time_s"], int)]
+    names = ",".join(str(one.place["partition"]) for one in also)
+    words = best.words.replace(f"partition {best.place['partition']}", f"partition {names}", 1)
+    return replace(best, place={**best.place, "partition": names, "time_s": min(times, default=None)}, words=words)
+
+
+def _shape(one: Fit) -> dict[str, Json]:
+    return {key: value for key, value in one.place.items() if key not in ("partition", "time_s")}
 
 
 def _wishes(
@@ -91,7 +106,8 @@ def _wishes(
 ) -> Iterable[PartitionWish]:
     named = view.partitions if request.min_chips else view.cpu_partitions or view.partitions
     if slurm.partition is not None:
-        return [next((wish for wish in named if wish.name == slurm.partition), PartitionWish(slurm.partition))]
+        by_name = {wish.name: wish for wish in named}
+        return [by_name.get(name, PartitionWish(name)) for name in dict.fromkeys(slurm.partition.split(",")) if name]
     if named:
         return sorted(named, key=lambda wish: not wish.default)
     everything = sorted(capacity.partitions.values(), key=lambda partition: not partition.default)
@@ -147,7 +163,7 @@ def _fit_cpus(
         return refused
     words = f"partition {wish.name}" + (f", {count} machines" if count > 1 else "")
     if not partition.up:
-        words += "; it waits in the queue: the partition is down"
+        words += "; it waits in the queue until the partition is up"
     return Fit(place, words, now=partition.up, free=sum(node.usable for node in nodes), preferred=wish.default)
 
 

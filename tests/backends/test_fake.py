@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from reconciler.backends.fake import Course, FakeBackend, FakeMachine, Fault
-from reconciler.core.observation import Presence
-from reconciler.core.protocols import Backend, Known, Look
-from reconciler.core.run import Run
+from reconciler.backends.fake_queue import REVIVAL_S, FakeCluster
+from reconciler.core.cause import Cause
+from reconciler.core.observation import Presence, ReportStatus
+from reconciler.core.protocols import Backend, Declined, Known, Look, Submission
+from reconciler.core.queue import QueueState
+from reconciler.core.run import Handle, Run
 from tests.contract.backend_contract import OUTPUT, BackendContract
 
 COURSES = {
@@ -115,3 +119,125 @@ class TestFakeBackend(BackendContract):
         assert self.see(backend, known.run).alive
         backend.cancel(known, reason="cancelled", grace_s=0.0, force=True)
         assert not self.see(backend, known.run).alive
+
+
+class QueueSite(MemorySite):
+    def __init__(self) -> None:
+        super().__init__()
+        self.machine = FakeCluster(self.host, lambda: self.at, course=self._course, machines={"n1": 4, "n2": 4})
+
+
+class TestFakeQueue(BackendContract):
+    @pytest.fixture
+    def site(self) -> QueueSite:
+        self._site = QueueSite()
+        return self._site
+
+    def start(self, backend: Backend, run: Run) -> Known:
+        """Accepted is not yet begun: what the contract says of running things holds once the scheduler has started it."""
+        known = super().start(backend, run)
+        self._site.until(lambda: self.see(backend, run).queue.state is not QueueState.WAITING)
+        return known
+
+    def queued(self, backend: Backend, run: Run) -> Known:
+        return super().start(backend, run)
+
+    def test_what_was_accepted_waits_then_runs(self, site, backend):
+        known = self.queued(backend, self.run(site, "endless"))
+        seen = self.see(backend, known.run)
+        assert (seen.alive, seen.queue.state, seen.queue.ident) == (
+            True,
+            QueueState.WAITING,
+            known.handle.native["job"],
+        )
+        site.at += 10
+        assert self.see(backend, known.run).queue.state is QueueState.RUNNING
+
+    def test_a_full_machine_lets_it_wait(self, site, backend):
+        place = {"nodes": 2, "gpus_per_node": 3}
+        first, second = (self.run(site, name, place=place) for name in ("quick", "endless"))
+        self.start(backend, first)
+        self.queued(backend, second)
+        assert [site.machine.free(name) for name in ("n1", "n2")] == [1, 1]
+        assert self.see(backend, second).queue.state is QueueState.WAITING
+        capacity = backend.observe(Look(probe=True)).capacity.queue
+        assert [node.free("h100") for node in capacity.of("batch")] == [1, 1]
+        site.at += 11
+        assert self.see(backend, second).queue.state is QueueState.RUNNING
+
+    @pytest.mark.parametrize("waiting", [True, False])
+    def test_one_that_somebody_cancels_says_so(self, site, backend, waiting):
+        run = self.run(site, "endless")
+        (self.queued if waiting else self.start)(backend, run)
+        site.machine.scancel(run.run_id)
+        seen = self.see(backend, run)
+        assert not seen.alive
+        assert (seen.report.status, seen.report.cause) == (ReportStatus.FAILED, Cause.CANCELLED)
+
+    def test_one_that_is_stopped_while_it_waits_never_starts(self, site, backend):
+        known = self.queued(backend, self.run(site, "endless"))
+        assert backend.cancel(known, reason="deleted", grace_s=1.0) == "already gone"
+        site.at += 60
+        seen = self.see(backend, known.run)
+        assert (seen.alive, seen.report.cause) == (False, Cause.DELETED)
+        assert isinstance(backend.submit([self.render(backend, known.run)])[known.run.run_id], Declined)
+
+    @pytest.mark.parametrize(("mishap", "cause"), [("preempt", Cause.PREEMPTION), ("fail_node", Cause.INFRASTRUCTURE)])
+    @pytest.mark.parametrize("owner", ["reconciler", "slurm"])
+    def test_the_scheduler_starts_anew_only_what_is_its_own_to_restart(self, site, backend, mishap, cause, owner):
+        run = self.run(site, "endless")
+        run = replace(run, normal={**run.normal, "spec": {**run.normal["spec"], "restart": {"owner": owner}}})
+        site.machine.claim(Submission(run, {}, {}))
+        site.at += 10
+        assert self.see(backend, run).queue.state is QueueState.RUNNING
+        getattr(site.machine, mishap)(run.run_id)
+        seen = self.see(backend, run)
+        assert (seen.queue.state, seen.queue.revivable) == (QueueState.ENDED, True)
+        assert seen.alive == (owner == "slurm")
+        assert seen.alive or seen.report.cause is cause
+        site.at += REVIVAL_S
+        assert self.see(backend, run).alive == (owner == "slurm")
+        site.at += 10
+        assert (self.see(backend, run).queue.state is QueueState.RUNNING) == (owner == "slurm")
+
+    def test_one_that_the_controller_forgot_is_unknown_then_lost(self, site, backend):
+        known = self.start(backend, self.run(site, "endless"))
+        site.machine.lose(known.run.run_id)
+        assert self.see(backend, known.run).presence is Presence.UNKNOWN
+        site.at += 600
+        seen = self.see(backend, known.run)
+        assert (seen.presence, seen.alive, seen.report.status.final) == (Presence.PRESENT, False, False)
+
+    def test_a_submission_that_arrives_after_it_was_repeated_is_a_twin_that_can_be_ended(self, site, backend):
+        run = self.run(site, "endless")
+        site.machine.disturb = lambda verb, machine: Fault.CLAIMED if verb == "submit" else None
+        with contextlib.suppress(Exception):
+            backend.submit([self.render(backend, run)])
+        site.machine.disturb = lambda verb, machine: None
+        site.machine.waits = lambda run, ident: 60.0
+        assert self.see(backend, run).presence is Presence.UNKNOWN
+        known = self.queued(backend, run)
+        site.at += 40
+        seen = self.see(backend, run)
+        assert {*seen.twins, seen.handle.native["job"]} == {"101", "102"}
+        twin = Known(run, Handle(run.run_id, run.token, {"job": seen.twins[0], "twin": True}))
+        assert backend.cancel(twin, reason="replaced", grace_s=0.0) == "signalled"
+        assert (self.see(backend, run).alive, self.see(backend, run).twins) == (True, ())
+        site.at += 60
+        assert self.see(backend, run).queue.state is QueueState.RUNNING
+        assert known.run == run
+
+    def test_of_two_jobs_of_one_run_one_runs_it_and_is_no_twin(self, site, backend):
+        run = self.run(site, "endless")
+        self.queued(backend, run)
+        site.machine.waits = lambda run, ident: 1.0
+        site.machine.submit_twice(run.run_id)
+        before = self.see(backend, run)
+        site.at += 1
+        begun = self.see(backend, run).handle.native["job"]
+        assert before.twins == (begun,)
+        twin = Known(run, Handle(run.run_id, run.token, {"job": begun, "twin": True}))
+        assert backend.cancel(twin, reason="replaced", grace_s=0.0) == "already gone"
+        site.at += 60
+        assert self.see(backend, run).alive
+        assert len(site.machine.living()) == 1

@@ -16,7 +16,7 @@ import pytest
 from reconciler.backends import batch, batch_judge
 from reconciler.backends.batch import BatchBackend
 from reconciler.core.cause import Cause
-from reconciler.core.errors import OutcomeUnknown, ReconcilerError, Rejected
+from reconciler.core.errors import OutcomeUnknown, ReconcilerError
 from reconciler.core.observation import Presence, ReportStatus, Sighting
 from reconciler.core.protocols import Accepted, Declined, Facts, Known, LogCursor, Look
 from reconciler.core.run import Handle, Run
@@ -274,6 +274,16 @@ def test_a_twin_that_waits_is_reported_and_can_be_ended_by_itself(world: World):
     assert world.starts(run) == [seen.handle.native["job"]]
 
 
+def test_a_twin_that_has_begun_meanwhile_is_the_run_and_is_left(world: World):
+    """Seen waiting, of the two the wrong one: before it is ended, it is the one that begins."""
+    run = world.run(FOR_EVER)
+    known, elder = ran_by_the_elder(world, run)
+    handle = Handle(run.run_id, run.token, {"job": elder, "twin": True})
+    assert world.backend.cancel(Known(run, handle), reason="replaced", grace_s=0.0) == "already gone"
+    assert world.see(known).alive
+    assert world.starts(run) == [elder]
+
+
 @pytest.mark.parametrize("handle", ["of the other job", "none"])
 def test_a_run_that_is_in_the_queue_twice_is_stopped_where_it_runs(world: World, handle):
     """sbatch told of the younger job; the elder began, and the younger is over."""
@@ -497,8 +507,7 @@ def test_a_foreign_job_that_was_given_our_id_is_neither_ours_nor_touched(world: 
     assert not world.see(known).alive
     world.backend.cancel(known, reason="cancelled", grace_s=0.0, force=force)
     twin = Handle(run.run_id, run.token, {"job": ident, "twin": True})
-    with contextlib.suppress(Rejected):  # the id is that of the job that began
-        world.backend.cancel(Known(run, twin), reason="replaced", grace_s=0.0)
+    world.backend.cancel(Known(run, twin), reason="replaced", grace_s=0.0)
     (theirs,) = world.slurm.jobs()
     assert (theirs["name"], theirs["word"]) == ("theirs", "RUNNING")
 
@@ -935,8 +944,8 @@ def test_of_two_arrays_the_member_that_began_is_minded_and_never_taken_for_the_t
     assert seen.handle.native["job"] == f"{younger}_0"
     assert seen.twins == (f"{elder}_0",)
     ours = Handle(runs[0].run_id, runs[0].token, {"job": f"{younger}_0", "twin": True})
-    with pytest.raises(Rejected, match="is the one that runs it"):
-        world.backend.cancel(Known(runs[0], ours), reason="replaced", grace_s=0.0)
+    assert world.backend.cancel(Known(runs[0], ours), reason="replaced", grace_s=0.0) == "already gone"
+    assert world.see(known).alive
 
 
 def test_a_member_that_an_earlier_array_runs_is_followed_there(world: World, monkeypatch):

@@ -130,11 +130,40 @@ def test_a_partition_that_does_not_exist_is_refused_with_those_that_do():
     assert found == Cannot("there is no partition gpus (the cluster has: cpu, long, short)", final=True)
 
 
+def test_several_partitions_leave_the_choice_to_the_scheduler():
+    capacity = cluster(
+        node("a", used=8),
+        node("b", used=8),
+        partitions=(
+            partition("gpu", "a"),
+            partition("long", "b", time_max_s=9 * DAY),
+            partition("short", "b", time_max_s=60),
+            partition("cpu"),
+        ),
+    )
+    found = fitted(Request(chip="h100", min_chips=8), capacity, partition="long,gpu,cpu")
+    assert found.place["partition"] == "long,gpu"
+    assert found.place["time_s"] == 2 * DAY
+    assert found.words.startswith("partition long,gpu, 8 h100")
+    asked = Request(chip="h100", min_chips=8, time_s=3 * DAY)
+    assert fitted(asked, capacity, partition="gpu,long,short").place["partition"] == "long"
+    assert "there is no partition nowhere" in refused(H100, capacity, partition="nowhere,cpu").why
+
+
 def test_cpu_jobs_go_to_cpu_partitions_and_ask_for_no_accelerator():
     view = QueueView(partitions=(PartitionWish("long"),), cpu_partitions=(PartitionWish("cpu"),))
     found = fitted(Request(), CLUSTER, view)
     assert (found.place["partition"], found.place["gpus_per_node"]) == ("cpu", 0)
     assert fitted(Request(), CLUSTER, QueueView(partitions=(PartitionWish("long"),))).place["partition"] == "long"
+
+
+def test_a_cpu_job_goes_to_a_partition_that_is_down_only_to_wait():
+    down = cluster(node("a"), partitions=(partition("cpu", "a"),))
+    closed = replace(down, partitions={"cpu": replace(down.partitions["cpu"], up=False)})
+    assert fitted(Request(), down).now
+    found = fitted(Request(), closed, QueueView(cpu_partitions=(PartitionWish("cpu"),)))
+    assert not found.now
+    assert "until the partition is up" in found.words
 
 
 def test_an_account_that_the_partition_does_not_take_is_refused():

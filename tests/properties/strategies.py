@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from hypothesis import strategies as st
 
 from reconciler.app.wiring import chip_of
+from reconciler.backends.batch_sight import ended_report, lives
 from reconciler.core.cause import Cause
 from reconciler.core.errors import Problem
 from reconciler.core.job import Desired
@@ -47,9 +48,11 @@ from reconciler.core.observation import (
     ReportStatus,
     Sighting,
 )
+from reconciler.core.partitions import PartitionWish, QueueView
 from reconciler.core.phase import Phase
 from reconciler.core.plan import World
-from reconciler.core.run import Run
+from reconciler.core.queue import QueueCapacity, QueueJob, QueueNode, QueuePartition, QueueState
+from reconciler.core.run import Handle, Run
 from reconciler.core.solve import HostView
 from reconciler.load.normal import decode
 from tests.worlds import NOW, OWNER, handle_of, job, key, run_of
@@ -59,6 +62,8 @@ T = TypeVar("T")
 NAMES = ("a", "b", "c", "d")
 KEYS = tuple(map(key, NAMES))
 HOSTS = ("h1", "h2")
+QUEUE = "q1"
+MACHINES = ("n1", "n2", "n3")
 GPUS = tuple(f"GPU-{n}" for n in range(4))
 SPECS: tuple[dict[str, Any], ...] = (
     {},
@@ -75,6 +80,36 @@ SPECS: tuple[dict[str, Any], ...] = (
     {"restart": {"failure": 0, "infrastructure": 0, "preemption": 0}},
     {"depends_on": ["general/default/a"]},
     {"depends_on": ["general/default/b", "general/default/missing"]},
+    {"request": {"chip": "h100", "min_chips": 3, "time": "2h"}},
+    {"request": {"min_chips": 4, "hosts": [QUEUE]}, "priority": 1},
+    {"request": {"chip": "h100", "min_chips": 2, "hosts": [QUEUE]}},
+    {"request": {"hosts": [QUEUE], "time": "30m"}, "restart": {"cancelled": 1, "owner": "slurm"}},
+    {"request": {"min_chips": 1}, "slurm": {"partition": "long", "account": "team"}},
+    {"request": {"min_chips": 1, "hosts": [QUEUE]}, "slurm": {"partition": "gpu,long"}},
+    {"request": {"min_chips": 3, "hosts": [QUEUE]}, "slurm": {"nodes": 2}},
+    {"request": {"chip": "h100", "min_chips": 3, "hosts": [QUEUE]}, "slurm": {"nodes": 2}},
+    {"request": {"min_chips": 1, "hosts": [QUEUE]}, "slurm": {"partition": "nowhere"}},
+)
+QUEUED = tuple(
+    number
+    for number, spec in enumerate(SPECS)
+    if QUEUE in spec.get("request", {}).get("hosts", ()) or spec.get("request", {}).get("min_chips")
+)
+SHAPES: tuple[dict[str, Any], ...] = (
+    {"partition": "gpu", "constraint": None, "nodes": 1, "gpus_per_node": 2, "gpu_type": "h100", "time_s": 3600},
+    {"partition": "long", "constraint": None, "nodes": 1, "gpus_per_node": 0, "gpu_type": "", "time_s": None},
+)
+# (word, what it means, why it ended, may Slurm start it again)
+STATES: tuple[tuple[str, QueueState, Cause | None, bool], ...] = (
+    ("PENDING", QueueState.WAITING, None, False),
+    ("RUNNING", QueueState.RUNNING, None, False),
+    ("NEWWORD", QueueState.UNKNOWN, None, False),
+    ("PREEMPTED", QueueState.ENDED, Cause.PREEMPTION, True),
+    ("NODE_FAIL", QueueState.ENDED, Cause.INFRASTRUCTURE, True),
+    ("CANCELLED", QueueState.ENDED, Cause.CANCELLED, False),
+    ("TIMEOUT", QueueState.ENDED, Cause.TIMEOUT, False),
+    ("FAILED", QueueState.ENDED, None, False),
+    ("COMPLETED", QueueState.ENDED, None, False),
 )
 TIMES = (0.0, NOW - 5000.0, NOW - 61.0, NOW - 59.0, NOW - 10.0, NOW, NOW + 30.0)
 TEXTS = ("", "words", "two\nlines", "ä '\"$(x)")
@@ -146,10 +181,11 @@ def wanted(name: str, number: int) -> Desired:
 
 
 def make_run(dice: Dice, name: str, *, owner: str = OWNER, host: str | None = None, attempt: int | None = None) -> Run:
+    where = host or dice.one_of((*HOSTS, QUEUE))
     made = run_of(
         wanted(name, dice.number(0, len(SPECS) - 1)),
         attempt=attempt or dice.number(1, 3),
-        host=host or dice.one_of(HOSTS),
+        host=where,
         owner=owner,
         gpus=dice.some(GPUS, 2),
     )
@@ -157,9 +193,15 @@ def make_run(dice: Dice, name: str, *, owner: str = OWNER, host: str | None = No
         made,
         # A token is one run's on one host.
         token=f"{made.token}-{made.host}" + dice.pick("", "", "", "-other"),
-        gpus=dice.pick(made.gpus, made.gpus, None),
+        gpus=None if where == QUEUE else dice.pick(made.gpus, made.gpus, None),
         spent=dice.pick({}, {"failure": 2}),
+        place=dice.one_of(SHAPES) if where == QUEUE else {},
     )
+
+
+def settled_handle(run: Run) -> Handle:
+    """What the host answered when it took the run."""
+    return Handle(run.run_id, run.token, {"job": "77"}) if run.host == QUEUE else handle_of(run)
 
 
 def make_line(dice: Dice, name: str = "a") -> Line:
@@ -167,7 +209,7 @@ def make_line(dice: Dice, name: str = "a") -> Line:
     run = make_run(dice, name)
     makers: tuple[Callable[[], Line], ...] = (
         lambda: Launching(run, dice.pick(False, True)),
-        lambda: Launched(run.run_id, handle_of(run), dice.pick(False, True)),
+        lambda: Launched(run.run_id, settled_handle(run), dice.pick(False, True)),
         lambda: Refused(run.run_id, dice.one_of(TEXTS), dice.one_of(TIMES)),
         lambda: Deferred(dice.one_of(TEXTS), dice.one_of(TIMES)),
         lambda: Unsettled(run.run_id, dice.one_of(TEXTS)),
@@ -183,7 +225,7 @@ def make_line(dice: Dice, name: str = "a") -> Line:
             lasted=dice.pick(False, True),
             not_before=dice.one_of(TIMES),
         ),
-        lambda: Adopted(run, dice.pick(None, handle_of(run))),
+        lambda: Adopted(run, dice.pick(None, settled_handle(run))),
         lambda: Edited(run.run_id, run),
         lambda: Requested(dice.pick("cancel", "suspend", "resume"), dice.one_of(TEXTS)),
         lambda: Forgotten(dice.one_of(TEXTS)),
@@ -198,7 +240,7 @@ def make_memory(dice: Dice, name: str) -> Memory:
         run = make_run(dice, name, attempt=memory.attempt + 1)
         phase, cause = dice.one_of(ENDS)
         requeue = cause in (Cause.FAILURE, Cause.INFRASTRUCTURE, Cause.PREEMPTION) and phase is not Phase.FAILED
-        life: list[Line] = [Launching(run, False), Launched(run.run_id, handle_of(run))]
+        life: list[Line] = [Launching(run, False), Launched(run.run_id, settled_handle(run))]
         if dice.once_in(3):
             life.append(Stopping(run.run_id, dice.pick(Cause.REPLACED, Cause.DELETED, Cause.SUSPENDED), False))
         life.append(
@@ -232,6 +274,10 @@ def make_sighting(dice: Dice, run: Run) -> Sighting:
     if dice.once_in(6):
         presence = dice.pick(Presence.ABSENT, Presence.UNKNOWN)
         return Sighting(run.run_id, presence, error="cannot be read" if presence is Presence.UNKNOWN else "")
+    if dice.once_in(20):
+        run = replace(run, token=f"{run.token}-other")
+    if run.host == QUEUE:
+        return make_queued(dice, run)
     handle = handle_of(run, boot=dice.pick("boot-1", "boot-2"))
     return Sighting(
         run.run_id,
@@ -244,6 +290,86 @@ def make_sighting(dice: Dice, run: Run) -> Sighting:
         report=make_report(dice) if dice.once_in(2) else None,
         boot_id="boot-1",
     )
+
+
+def make_queued(dice: Dice, run: Run) -> Sighting:
+    """As the batch backend judges it: what the queue says of the run's job, if it lists it, beside the run's own record."""
+    word, state, cause, revivable = dice.one_of(STATES)
+    listed = not dice.once_in(6)
+    job = QueueJob(
+        "77",
+        run.run_id,
+        dice.pick(f"reconciler:{run.token}", ""),
+        state,
+        word,
+        cause,
+        exit_code=1 if word == "FAILED" else None,
+        revivable=revivable,
+        partition="gpu",
+        reason=dice.pick("", "Priority"),
+        sentence=dice.one_of(TEXTS),
+        held=dice.pick(False, True),
+        starts_at=dice.pick("", "2026-11-26T09:00:00"),
+    )
+    seen = job if listed else None
+    alive = lives(seen, theirs=dice.once_in(2))
+    record = make_report(dice) if dice.once_in(2) else None
+    return Sighting(
+        run.run_id,
+        Presence.PRESENT,
+        alive=alive,
+        stopping=dice.pick("", "", "replaced"),
+        handle=Handle(run.run_id, run.token, {"job": "77"}),
+        run=dice.pick(run, run, run, None),
+        report=record if alive else ended_report(run, record, seen, "slurm"),
+        queue=seen,
+        twins=dice.pick((), (), ("78",), ("76", "78")) if alive else (),
+    )
+
+
+def make_queue(dice: Dice) -> QueueCapacity:
+    """Three machines in up to three partitions, some down, full, small, closed to us, or of another kind."""
+    nodes = {}
+    for name in MACHINES:
+        total = dice.pick(4, 2, 2, 1, 0)
+        kinds = dice.pick(
+            {"h100": total}, {"h100": total}, {"a100": total}, {"": total}, {"h100": total, "a100": 1}, {}
+        )
+        used = {kind: dice.number(0, count + 1) for kind, count in kinds.items()} if dice.once_in(2) else {}
+        nodes[name] = QueueNode(name, not dice.once_in(5), "IDLE", kinds, used, cpus=8)
+    partitions = {
+        name: QueuePartition(
+            name,
+            not dice.once_in(6),
+            dice.pick(MACHINES, MACHINES, MACHINES[:2], MACHINES[1:], (*MACHINES, "gone"), ()),
+            default=name == "gpu",
+            time_max_s=dice.pick(None, 1200, 3600, 86_400),
+            nodes_max=dice.pick(None, None, None, 1),
+            accounts=dice.pick(None, None, frozenset({"team"}), frozenset()),
+        )
+        for name in ("gpu", "long", "cpu")
+        if not dice.once_in(6)
+    }
+    return QueueCapacity(partitions, nodes)
+
+
+def make_queue_view(dice: Dice) -> HostView:
+    wishes = (
+        (),
+        (),
+        (PartitionWish("gpu", default=True),),
+        (PartitionWish("gpu"), PartitionWish("long", default=True, constraint="big")),
+        (PartitionWish("elsewhere"), PartitionWish("gpu")),
+    )
+    queue = QueueView(
+        dice.one_of(wishes),
+        dice.pick((), (PartitionWish("cpu"),)),
+        types=dice.pick({}, {"h100": "h100"}, {"a100-sxm4-80gb": "a100", "h100": ""}),
+        account=dice.pick(None, None, "team"),
+        time_s=dice.pick(None, None, 7200),
+    )
+    chips = dice.pick(None, None, None, {"h100": 3}, {"h100": 8, "a100-sxm4-80gb": 1}, {})
+    return HostView(QUEUE, "slurm", "hpc", chips, slots=dice.pick(None, 0), queue=queue)
 
 
 def make_gpus(dice: Dice) -> tuple[Gpu, ...] | None:
@@ -266,12 +392,16 @@ def make_census(dice: Dice, host: str, known: Sequence[Run]) -> Census:
     ]
     found = {run.run_id: make_sighting(dice, run) for run in (*strangers, *known) if not dice.once_in(6)}
     complete = kind == "complete"
-    capacity = Capacity(dice.number(0, 4), make_gpus(dice), dice.pick("", "", "", "driver gone"))
+    if host == QUEUE:
+        readable = not dice.once_in(6)
+        capacity = Capacity(8, queue=make_queue(dice)) if readable else Capacity(0, error="scontrol gave up")
+    else:
+        capacity = Capacity(dice.number(0, 4), make_gpus(dice), dice.pick("", "", "", "driver gone"))
     return Census(
         host,
         complete,
         found,
-        capacity if complete and not dice.once_in(6) else None,
+        capacity if (complete or dice.once_in(3)) and not dice.once_in(6) else None,
         scanned=complete and dice.once_in(2),
         boot_id="boot-1",
         error="" if complete else "the answer was broken off",
@@ -287,7 +417,26 @@ def _as_launched(memory: Memory) -> Desired | None:
     )
 
 
+def make_rush(dice: Dice) -> World:
+    """Everybody wants the machines behind one queue at the same time, and nothing is in the way."""
+    view = make_queue_view(dice)
+    return World(
+        desired={key(name): wanted(name, dice.one_of(QUEUED)) for name in NAMES},
+        frozen={},
+        complete=True,
+        memories={},
+        observation=Observation({QUEUE: Census(QUEUE, True, capacity=Capacity(8, queue=make_queue(dice)))}),
+        hosts=(replace(view, queue=replace(view.queue, account=None, time_s=None)),) if view.queue else (),
+        owner=OWNER,
+        now=NOW,
+        decode=_decode,
+        chip_of=chip_of,
+    )
+
+
 def make_world(dice: Dice) -> World:
+    if dice.once_in(12):
+        return make_rush(dice)
     remembered = {key(name): make_memory(dice, name) for name in NAMES if dice.once_in(2)}
     described: dict[JobKey, Desired] = {}
     for name in NAMES:
@@ -303,9 +452,11 @@ def make_world(dice: Dice) -> World:
             described.pop(job_key, None)
             frozen[job_key] = Problem(f"{job_key.name}.yaml", 3, "broken")
     views, seen = [], {}
-    for host in HOSTS:
+    for host in dice.pick((*HOSTS, QUEUE), (QUEUE, *HOSTS)):
         known = [memory.run for memory in remembered.values() if memory.run is not None and memory.run.host == host]
-        if not dice.once_in(10):
+        if host == QUEUE and not dice.once_in(10):
+            views.append(make_queue_view(dice))
+        elif host != QUEUE and not dice.once_in(10):
             chips = dice.pick(None, {}, {"h100": 2}, {"h100": 4, "a100-sxm4-80gb": 1})
             views.append(
                 HostView(host, dice.pick("plain", "plain", "plain", "tpu"), "lab", chips, slots=dice.number(0, 3))
@@ -323,7 +474,7 @@ def make_world(dice: Dice) -> World:
         now=NOW,
         decode=_decode,
         chip_of=chip_of,
-        unscanned=dice.pick((), (), (), (), (), ("h1",)),
+        unscanned=dice.pick((), (), (), (), (), ("h1",), (QUEUE,)),
         delete_allowed=dice.pick(None, None, 1),
         only=dice.pick(None, None, None, None, frozenset(KEYS[:2])),
     )

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from reconciler.backends.fake import Course
+from reconciler.backends.fake_queue import FakeCluster
 from reconciler.core.run import Run
 from tests.sim.workloads import build
 from tests.sim.world import SimWorld, calm, faults, manifest
@@ -34,6 +35,8 @@ def storm(seed: int, directory: Path) -> SimWorld:
     world = build(
         directory,
         local=rng.choice([None, 2]),
+        queue=rng.choice([None, (rng.randint(2, 3), {"n1": 2, "n2": 2})]),
+        waits=lambda run, ident: random.Random(f"{seed} {ident}").choice([0.0, 10.0, 60.0, 300.0]),
         plain=(("gpu1", rng.randint(1, 3), 4), ("gpu2", rng.randint(1, 3), rng.choice([0, 2]))),
         courses=dict.fromkeys(NAMES, course),
         seed=seed,
@@ -76,19 +79,42 @@ def settled(world: SimWorld) -> None:
     """In a calm world every job has come to its end, and nothing unwanted lives."""
     assert world.last is not None
     for view in world.last.plan.views:
-        assert view.phase in ("Succeeded", "Failed") or view.reason in ("DependencyFailed", "DependencyMissing"), view
+        settled_in = (
+            ("Succeeded", "Failed") if view.job.name not in world.scancelled else ("Succeeded", "Failed", "Cancelled")
+        )
+        assert view.phase in settled_in or view.reason in ("DependencyFailed", "DependencyMissing"), view
     living = [p.run.run_id for m in world.machines.values() for p in m.living() if p not in world.foreign]
+    for cluster in clusters(world):
+        theirs = {process.run.run_id for process in world.foreign}
+        living += [
+            f"job {job.ident} of {job.run_id}" for job in cluster.jobs if not job.over and job.run_id not in theirs
+        ]
     assert not living, f"still alive: {living}"
 
 
 def edit(world: SimWorld, rng: random.Random, name: str) -> None:
-    request = rng.choice([{}, {}, {"chip": "h100", "min_chips": 1}, {"min_chips": 2}, {"hosts": ["gpu1"]}])
+    request = rng.choice(
+        [
+            {},
+            {},
+            {"chip": "h100", "min_chips": 1},
+            {"min_chips": 2},
+            {"hosts": ["gpu1"]},
+            *([{"hosts": ["hpc"]}, {"hosts": ["hpc"], "min_chips": 3}] * bool(clusters(world))),
+        ]
+    )
     spec: dict[str, object] = {"command": rng.choice(COMMANDS), "request": request}
     if rng.random() < 0.2 and name != "a":
         spec["depends_on"] = ["general/default/a"]
     if rng.random() < 0.2:
         spec["priority"] = rng.randint(0, 3)
-    spec["restart"] = {"failure": rng.choice([0, 3]), "infrastructure": "unlimited", "backoff": {"initial": "5s"}}
+    spec["restart"] = {
+        "failure": rng.choice([0, 3]),
+        "infrastructure": "unlimited",
+        "cancelled": rng.choice([0, 0, 2]),
+        "owner": rng.choice(["reconciler", "reconciler", "slurm"]),
+        "backoff": {"initial": "5s"},
+    }
     world.manifests[name] = manifest(name, **spec)
 
 
@@ -120,6 +146,44 @@ def preempt(world: SimWorld, rng: random.Random, name: str) -> None:
     process = world.live(name)
     if process is not None and process.started_at is not None:
         world.machine_of(process).preempt(process.run.run_id)
+
+
+def clusters(world: SimWorld) -> list[FakeCluster]:
+    return [machine for machine in world.machines.values() if isinstance(machine, FakeCluster)]
+
+
+def queued(world: SimWorld, name: str) -> tuple[FakeCluster, str] | None:
+    """A run of the job that waits or runs behind a queue."""
+    for cluster in clusters(world):
+        for process in cluster.living():
+            if process.run.job.name == name and process not in world.foreign:
+                return cluster, process.run.run_id
+    return None
+
+
+def scancel(world: SimWorld, rng: random.Random, name: str) -> None:
+    found = queued(world, name)
+    if found is not None:
+        found[0].scancel(found[1])
+        world.scancelled.add(name)
+
+
+def fail_node(world: SimWorld, rng: random.Random, name: str) -> None:
+    found = queued(world, name)
+    if found is not None:
+        found[0].fail_node(found[1])
+
+
+def submit_twice(world: SimWorld, rng: random.Random, name: str) -> None:
+    found = queued(world, name)
+    if found is not None:
+        found[0].submit_twice(found[1])
+
+
+def forget(world: SimWorld, rng: random.Random, name: str) -> None:
+    found = queued(world, name)
+    if found is not None:
+        found[0].lose(found[1])
 
 
 def lose(world: SimWorld, rng: random.Random, name: str) -> None:
@@ -177,4 +241,9 @@ DEEDS: tuple[Deed, ...] = (
     kill_soon,
     kill_soon,
     stall_soon,
+    scancel,
+    fail_node,
+    submit_twice,
+    submit_twice,
+    forget,
 )

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from reconciler.backends.fake import Course, FakeMachine
+from reconciler.backends.fake_queue import FakeCluster
 from reconciler.core.observation import ReportStatus
 from reconciler.core.run import Run
 from tests.sim.world import SimWorld, Step, VirtualClock, claim_foreign, manifest
@@ -29,10 +30,13 @@ def build(
     *,
     local: int | None = 4,
     plain: tuple[tuple[str, int, int], ...] = (),
+    queue: tuple[int, Mapping[str, int]] | None = None,
+    waits: Callable[[Run, str], float] = lambda run, ident: 10.0,
     courses: Mapping[str, CourseOf] | None = None,
     seed: int = 0,
 ) -> SimWorld:
-    """`local`: CPU slots of this machine, None without it; `plain`: (name, slots, accelerators)."""
+    """`local`: CPU slots of this machine, None without it; `plain`: (name, slots, accelerators); `queue`: CPU jobs at once and
+    accelerators per machine behind `hpc`."""
     clock = VirtualClock()
     courses = courses or {}
 
@@ -41,10 +45,15 @@ def build(
         return made(run) if made else Course(lasts_s=60.0)
 
     machines = [] if local is None else [FakeMachine("here", clock.now, cpus=local, course=course)]
+    if queue is not None:
+        slots, behind = queue
+        machines.append(FakeCluster("hpc", clock.now, slots, course=course, machines=dict(behind), waits=waits))
     for name, slots, count in plain:
         machines.append(FakeMachine(name, clock.now, cpus=slots, gpus=gpus(count) if count else None, course=course))
     world = SimWorld(directory, machines, clock, seed=seed, kinds={"here": "local"})
-    claim_foreign(world, machines[-1], "theirs")
+    for machine in machines:
+        if machine is machines[-1] or isinstance(machine, FakeCluster):
+            claim_foreign(world, machine, "theirs")
     return world
 
 
@@ -75,6 +84,22 @@ def preempt(name: str) -> Callable[[SimWorld], None]:
         world.machine_of(process).preempt(process.run.run_id)
 
     return do
+
+
+def scancel(name: str) -> Callable[[SimWorld], None]:
+    """Somebody ends the job's newest run with the scheduler's own command."""
+
+    def do(world: SimWorld) -> None:
+        machine = world.machines["hpc"]
+        assert isinstance(machine, FakeCluster)
+        runs = [process.run for process in machine.processes.values() if process.run.job == key(name)]
+        machine.scancel(max(runs, key=lambda run: run.attempt).run_id)
+
+    return do
+
+
+def waiting(name: str) -> Callable[[SimWorld], bool]:
+    return lambda world: world.waits(name)
 
 
 def each(*deeds: Callable[[SimWorld], None]) -> Callable[[SimWorld], None]:
@@ -135,6 +160,12 @@ def by_attempt(*courses: Course) -> CourseOf:
 
 FOREVER = lasting(math.inf)
 SHORT_BACKOFF = {"restart": {"backoff": {"initial": "5s"}}}
+BY_SLURM = {"restart": {"owner": "slurm", "backoff": {"initial": "5s"}}}
+
+
+def first_waits_long(run: Run, ident: str) -> float:
+    return math.inf if run.attempt == 1 else 10.0
+
 
 WORKLOADS = (
     Workload("launch and finish", build, (Step(at_once, commit("a", "b")),)),
@@ -221,5 +252,47 @@ WORKLOADS = (
             directory, courses={"a": by_attempt(Course(20.0, 7), Course(20.0, 7), Course(20.0), Course(20.0))}
         ),
         (Step(at_once, commit("a", **SHORT_BACKOFF)), Step(completed("a"), commit("a", generation=2, **SHORT_BACKOFF))),
+    ),
+    Workload(
+        "behind a queue, preempted and requeued",
+        lambda directory: build(directory, local=None, queue=(2, {"n1": 2, "n2": 2}), courses={"a": lasting(300.0)}),
+        (
+            Step(
+                at_once,
+                each(
+                    commit("a", request={"chip": "h100", "min_chips": 2}, **SHORT_BACKOFF),
+                    commit("b", "c", request={"chip": "h100", "min_chips": 4}),
+                    commit("d", "e"),
+                ),
+            ),
+            Step(ran("a", 30.0), preempt("a")),
+        ),
+    ),
+    Workload(
+        "replaced while it waits",
+        lambda directory: build(
+            directory, local=None, queue=(2, {"n1": 2}), waits=first_waits_long, plain=(("ws", 0, 0),)
+        ),
+        (Step(at_once, commit("a")), Step(waiting("a"), commit("a", command=["false"]))),
+    ),
+    Workload(
+        "removed while it waits",
+        lambda directory: build(
+            directory, local=2, queue=(2, {"n1": 2}), waits=first_waits_long, courses={"b": FOREVER}
+        ),
+        (
+            Step(at_once, each(commit("a", request={"hosts": ["hpc"]}), commit("b", request={"hosts": ["here"]}))),
+            Step(waiting("a"), remove("a")),
+        ),
+    ),
+    Workload(
+        "cancelled by somebody while it waits",
+        lambda directory: build(directory, local=None, queue=(2, {"n1": 2}), waits=first_waits_long),
+        (Step(at_once, commit("a")), Step(waiting("a"), scancel("a"))),
+    ),
+    Workload(
+        "started anew by the scheduler",
+        lambda directory: build(directory, local=None, queue=(2, {"n1": 2}), courses={"a": lasting(300.0)}),
+        (Step(at_once, commit("a", **BY_SLURM)), Step(ran("a", 30.0), preempt("a"))),
     ),
 )

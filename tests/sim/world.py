@@ -19,12 +19,14 @@ from reconciler.app.converge import Moved, Options, Pass, Reconciler
 from reconciler.app.lanes import Lanes, T
 from reconciler.app.ports import DesiredState, Package, Ports
 from reconciler.app.wiring import chip_of
-from reconciler.backends.fake import FakeBackend, FakeMachine, Fault, Process
+from reconciler.backends.fake import Course, FakeBackend, FakeMachine, Fault, Process
+from reconciler.backends.fake_queue import FakeCluster
 from reconciler.core.errors import LockHeld, Problem, ReconcilerError
 from reconciler.core.job import Desired, JobSpec
 from reconciler.core.memory import Forgotten, Launching, Line, Memory, Stopping, Unsettled, fold
 from reconciler.core.names import JobKey
 from reconciler.core.observation import ReportStatus
+from reconciler.core.partitions import QueueView
 from reconciler.core.phase import Phase
 from reconciler.core.plan import Plan
 from reconciler.core.protocols import Accepted, Declined, Known, Submission
@@ -70,6 +72,8 @@ def manifest(name: str, **spec: Any) -> Desired:
 
 
 def machine_view(machine: FakeMachine, kind: str) -> HostView:
+    if isinstance(machine, FakeCluster):
+        return HostView(machine.name, "slurm", "hpc", None, queue=QueueView())
     return HostView(machine.name, kind, "lab", None if machine.gpus else {}, slots=machine.cpus)
 
 
@@ -244,6 +248,7 @@ class SimWorld:
         self.done_work: dict[JobKey, tuple[str, int]] = {}
         self._noted: set[str] = set()
         self.foreign: list[Process] = []
+        self.scancelled: set[str] = set()
         self.started: list[Process] = []
         self.passes = 0
         self.quiet = 0
@@ -417,7 +422,8 @@ class SimWorld:
         run = process.run
         if run.owner != OWNER:
             return
-        self.started.append(process)
+        if not any(one is process for one in self.started):  # a scheduler may start the same attempt anew
+            self.started.append(process)
         assert (run.run_id, run.token) in self.intents, f"{run.run_id} started without a durable intent"
         work = (run.digest, run.generation)
         assert self.done_work.pop(run.job, None) != work, f"{run.run_id} started although that work is done"
@@ -432,6 +438,13 @@ class SimWorld:
                 if other_machine is machine and set(run.gpus or ()) & set(other.run.gpus or ()):
                     raise AssertionError(f"{run.run_id} and {other.run.run_id} use the same accelerator")
 
+        if isinstance(machine, FakeCluster):
+            asked, place = decode(run.normal).request.min_chips, run.place
+            assert int(place["nodes"]) * int(place["gpus_per_node"]) >= asked, (
+                f"{run.run_id} got fewer chips than asked"
+            )  # type: ignore[arg-type]
+            assert min(map(machine.free, machine.machines)) >= 0, f"{run.run_id} was given an accelerator that is taken"
+
     def _stopped(self, machine: FakeMachine, process: Process) -> None:
         assert process.run.owner == OWNER, f"somebody else's run {process.run.run_id} was stopped"
 
@@ -443,6 +456,8 @@ class SimWorld:
             assert process.alive or not booted, "somebody else's run was touched"
             assert not process.request, "somebody else's run was asked to stop"
         for machine in self.machines.values():
+            if isinstance(machine, FakeCluster):
+                continue  # its scheduler counts
             cpu = [p for p in machine.living() if p.run.owner == OWNER and not p.run.gpus]
             assert len(cpu) <= machine.cpus, f"{len(cpu)} CPU jobs on the {machine.cpus} slots of {machine.name}"
 
@@ -464,6 +479,15 @@ class SimWorld:
             and self.clock.now() - process.started_at >= seconds
             and self.minds(name)
         )
+
+    def waits(self, name: str) -> bool:
+        """The job's run is in a queue, and the reconciler knows."""
+        for machine in self.machines.values():
+            machine.settle()
+            for process in machine.processes.values():
+                if process.run.job == key(name) and process.alive and process.started_at is None:
+                    return isinstance(machine, FakeCluster) and self.minds(name)
+        return False
 
     def minds(self, name: str) -> bool:
         """The reconciler knows that the live run runs: it has seen the answer of its launch."""
@@ -571,5 +595,5 @@ def claim_foreign(world: SimWorld, machine: FakeMachine, name: str) -> None:
     run = replace(run_of(manifest(name), host=machine.name, owner="somebody else"), token="theirs")
     machine.claim(Submission(run, {}, {}))
     process = machine.processes[run.run_id]
-    process.ends_at = math.inf
+    process.course, process.ends_at = Course(), math.inf
     world.foreign.append(process)
