@@ -961,9 +961,10 @@ def test_a_member_that_an_earlier_array_runs_is_followed_there(world: World, mon
     world.until(lambda: len({one["array"] for one in world.slurm.jobs()}) == 2)
     world.slurm.set(held_arrays=[int(second)])
     world.slurm.set(paused=False)
-    world.until(lambda: world.starts(runs[0]) and world.starts(runs[1]))
+    world.until(lambda: world.slurm.jobs() and world.starts(runs[0]))
     world.slurm.set(held_arrays=[])
-    world.until(lambda: all(one["exit"] == [79, 0] for one in world.slurm.jobs() if str(one["array"]) == second))
+    again = f"{second}_0"
+    world.until(lambda: [one["exit"] for one in world.slurm.jobs() if one["ident"] == again] == [[79, 0]])
     seen = world.see(Known(runs[0], answers[runs[0].run_id].handle))
     assert seen.alive
     assert seen.handle.native["job"].partition("_")[0] != second
