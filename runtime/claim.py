@@ -289,7 +289,7 @@ def _make(run: Run, node: Node, launcher: Dict[str, Any], job_dir: str) -> Claim
         status.write_file(os.path.join(aside, contract.METADATA), status.encode(record), flush=False)
         status.write_file(os.path.join(aside, contract.CONFIG), status.encode(run["config"]), flush=False)
         _raise_fence(job_dir, aside, claim)
-        _list_live(run)
+        list_live(run)
         os.rename(aside, run["status_dir"])
     except OSError as error:
         if log >= 0:
@@ -312,7 +312,8 @@ def _raise_fence(job_dir: str, aside: str, claim: Dict[str, Any]) -> None:
         status.replace_json(fence, {name: claim[name] for name in kept if name in claim})
 
 
-def _list_live(run: Run) -> None:
+def list_live(run: Run) -> None:
+    """The run may be alive: it is looked at until it is dropped."""
     path = os.path.join(run["status_root"], contract.LIVE, run["run_id"])
     data = os.path.relpath(run["status_dir"], run["status_root"]).encode() + b"\n"
     try:

@@ -30,7 +30,7 @@ COMMIT, LATEST = "COMMIT", "latest"
 # Of a run that goes through a queue system (docs/node-protocol.md, Queues).
 QUEUED, RECORD, SECRETS, WORKERS, SCRIPT = "queued", "run.json", ".secrets", "workers", "script.sh"
 # What the batch script ends with when nothing of the run was begun: the scheduler shows it as the exit code.
-EXIT_NO_SHARE, EXIT_NOT_OURS = 78, 79
+EXIT_NO_SHARE, EXIT_NOT_OURS, EXIT_NO_SECRETS = 78, 79, 77
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -90,6 +90,7 @@ if TYPE_CHECKING:
         owners: List[str]
         queue: Optional[Dict[str, Any]]
         ranks: Dict[str, str]
+        secret_names: List[str]
 
     class Started(TypedDict):
         """The supervisor's identity. `abandoned_by` stands alone in its place when a later attempt came first."""

@@ -7,11 +7,12 @@ begin, whatever the scheduler does with its job. Only then is the scheduler told
 from __future__ import annotations
 
 import os
+import re
 
 from runtime import claim, commands, contract, status
 from runtime.cancel import finish, owned, write_request
 from runtime.contract import Refused
-from runtime.enqueue import begun_as, member_of, read_queued
+from runtime.enqueue import begun, member_of, read_queued
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -47,32 +48,44 @@ def _end(wanted: Dict[str, Any], document: Dict[str, Any], timeout_s: float) -> 
     except Refused as refused:
         raise Refused("refused", "%s: %s" % (refused.reason, refused.message)) from None
     queued = read_queued(status_dir)
+    began = begun(status_dir)
     if wanted.get("twin"):
-        if begun_as(status_dir, (queued or {}).get("index")) == wanted["ident"]:
+        if began.get("ident") == wanted["ident"]:
             return "gone", "it began meanwhile: it is the run itself, and the other job is the one too many"
-        _tell(document, "end", wanted["ident"], (queued or {}).get("name") or wanted["run_id"], timeout_s)
+        named = queued or {"name": wanted["run_id"], "mark": wanted["mark"]}
+        _tell(document, "end", wanted["ident"], named, timeout_s)
         return "signalled", "the second job of this run was cancelled"
     if queued is None:
         if claim.abandon(status_dir, wanted["run_id"]):
             _over(wanted, "It was stopped before it was submitted.")
         return "gone", "it had not been submitted, and will not start"
-    ident, name = wanted.get("ident") or queued.get("ident"), queued["name"]
+    ident = wanted.get("ident") or queued.get("ident")
     if not ident:
-        base = _find(document, name, queued["mark"], timeout_s)
+        base = _find(document, queued["name"], queued["mark"], timeout_s)
         ident = member_of(base, queued["index"]) if base else ""
-    if claim.abandon(status_dir, wanted["run_id"]):
+    if claim.abandon(status_dir, wanted["run_id"]) or not began:
+        # Not started, and it will not: abandoned just now, or before, when the scheduler could not be told.
         _over(wanted, "It was stopped before it started.")
         if ident:
-            _tell(document, "end", ident, name, timeout_s)
+            _tell(document, "end", ident, queued, timeout_s)
         return "gone", "it had not started, and will not"
-    ident = begun_as(status_dir, queued["index"]) or ident
-    there = commands.probe(document["alive"], ident, timeout_s) if ident else (False, "", {})
-    if there[0] is None:
-        raise Refused("unknown", "the queue cannot be asked for job %s: %s" % (ident, commands.words(there[2])))
-    if not there[0]:
+    return _end_begun(wanted, began, document, timeout_s)
+
+
+def _end_begun(
+    wanted: Dict[str, Any], began: Dict[str, Any], document: Dict[str, Any], timeout_s: float
+) -> Tuple[str, str]:
+    ident = began["ident"]
+    there, _, said = commands.probe(document["alive"], ident, timeout_s)
+    if there is None:
+        raise Refused("unknown", "the queue cannot be asked for job %s: %s" % (ident, commands.words(said)))
+    if not there:
         return "gone", "it had ended"
-    write_request(status_dir, wanted)
-    if _tell(document, "end" if wanted.get("force") else "ask", ident, name, timeout_s):
+    write_request(wanted["status_dir"], wanted)
+    state = re.search(document["alive"]["found"], said["stdout"], re.MULTILINE)
+    # A job that the scheduler put back into its queue has nobody to ask.
+    waits = state is not None and state.group(2) in document["waiting"]
+    if _tell(document, "end" if waits or wanted.get("force") else "ask", ident, began, timeout_s):
         return "signalled", "its queue was told"
     return "gone", "it ended by itself"
 
@@ -82,7 +95,7 @@ def _end_unclaimed(wanted: Dict[str, Any], document: Dict[str, Any], timeout_s: 
     ident = _find(document, wanted["run_id"], wanted["mark"], timeout_s)
     if not ident:
         return "gone", "there is no such run here"
-    _tell(document, "end", ident, wanted["run_id"], timeout_s)
+    _tell(document, "end", ident, {"name": wanted["run_id"], "mark": wanted["mark"]}, timeout_s)
     return "signalled", "its directory is gone; its job %s was cancelled" % ident
 
 
@@ -93,13 +106,14 @@ def _find(document: Dict[str, Any], name: str, mark: str, timeout_s: float) -> s
     return ident
 
 
-def _tell(document: Dict[str, Any], how: str, ident: str, name: str, timeout_s: float) -> bool:
-    """Tell the scheduler. False when the job turns out to have ended meanwhile; Refused when nobody can tell."""
-    argv = [part.replace("{ident}", ident).replace("{name}", name) for part in document[how]]
-    answer = commands.run(argv, timeout_s)
+def _tell(document: Dict[str, Any], how: str, ident: str, named: Dict[str, Any], timeout_s: float) -> bool:
+    """Tell the scheduler. False when the job turns out to have ended meanwhile, or its id to be another's by now; Refused when
+    nobody can tell."""
+    known = {"{ident}": ident, "{name}": named["name"], "{mark}": named["mark"]}
+    answer = commands.run([known.get(part, part) for part in document[how]], timeout_s)
     if answer["rc"] == 0:
         return True
-    if commands.probe(document["alive"], ident, timeout_s)[0] is False:
+    if answer["rc"] == document["foreign"] or commands.probe(document["alive"], ident, timeout_s)[0] is False:
         return False
     raise Refused("unknown", "job %s could not be told to end: %s" % (ident, commands.words(answer)))
 

@@ -18,7 +18,7 @@ from runtime.request import check_run
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, Dict, List, Optional
+    from typing import Any, Callable, Dict, List, Optional, Tuple
 
     from runtime.contract import Run
 
@@ -63,9 +63,14 @@ class Door:
         self._launcher = {"pid": pid, "start": process.start_of(pid)}
         self._trees = launch.Trees()
         self._shut = ""
+        self._asked: Dict[Tuple[str, str], Tuple[Optional[bool], str, Dict[str, Any]]] = {}
 
     def serve(self, submission: Dict[str, Any]) -> None:
         """Claim the runs of one submission, and submit it when there is a run to submit."""
+        if self._shut:
+            for given in submission["runs"]:
+                self._say({"run_id": given.get("run_id"), "result": "refused", "reason": "busy", "message": self._shut})
+            return
         ready: List[Optional[Run]] = []
         for given in submission["runs"]:
             ready.append(self._claim(given))
@@ -79,11 +84,6 @@ class Door:
                 claim.undo(run)
                 message = "%s: %s" % (error.filename or run["status_dir"], error.strerror)
                 self._answer(run, "refused", reason="unwritable", message=message)
-            return
-        if self._shut:
-            for run in runs:
-                claim.undo(run)
-                self._answer(run, "refused", reason="busy", message=self._shut)
             return
         self._submit(submission, ready)
 
@@ -121,7 +121,7 @@ class Door:
                 self._answer(run, "unknown", message="its launcher is still at work")
                 return None
             return run
-        there, ident, said = commands.find(self._find, queued["name"], queued["mark"], self._timeout_s)
+        there, ident, said = self._ask(queued["name"], queued["mark"])
         if there:
             queued["ident"] = member_of(ident, queued["index"])
             status.replace_json(os.path.join(run["status_dir"], contract.QUEUED), queued)
@@ -131,6 +131,14 @@ class Door:
             self._answer(run, "unknown", message="the queue cannot be asked for it: %s" % commands.words(said))
             return None
         return run
+
+    def _ask(self, name: str, mark: str) -> Tuple[Optional[bool], str, Dict[str, Any]]:
+        """Is a job of this name in the queue? Members of an array share one answer."""
+        if (name, mark) not in self._asked:
+            self._asked[name, mark] = commands.find(self._find, name, mark, self._timeout_s)
+            if self._asked[name, mark][2]["rc"] is None:
+                self._shut = "the scheduler does not answer: %s" % commands.words(self._asked[name, mark][2])
+        return self._asked[name, mark]
 
     def _abandoned(self, run: Run) -> bool:
         return bool((claim.read_started(run["status_dir"]) or {}).get("abandoned_by"))
@@ -146,10 +154,11 @@ class Door:
         if queued is None:
             return False
         # By its name first: an id alone may be another job's by now.
-        there, base, _ = commands.find(self._find, queued["name"], queued["mark"], self._timeout_s)
+        began = begun(status_dir)
+        there, base, _ = self._ask(began.get("name") or queued["name"], began.get("mark") or queued["mark"])
         if not there:
             return there
-        ident = begun_as(status_dir, queued["index"]) or member_of(base, queued["index"])
+        ident = began.get("ident") or member_of(base, queued["index"])
         return commands.probe(self._alive, ident, self._timeout_s)[0]
 
     # -- submitting --------------------
@@ -166,6 +175,7 @@ class Door:
                 continue
             status_dir = run["status_dir"]
             record = {name: value for name, value in run.items() if name not in ("secrets", "claim")}
+            record["secret_names"] = sorted(run["secrets"])
             status.write_file(os.path.join(status_dir, contract.RECORD), status.encode(record), flush=False)
             if run["secrets"]:
                 _write_secrets(os.path.join(status_dir, contract.SECRETS), run["secrets"])
@@ -221,13 +231,10 @@ def member_of(ident: str, index: Optional[int]) -> str:
     return ident if index is None else "%s_%d" % (ident, index)
 
 
-def begun_as(status_dir: str, index: Optional[int]) -> str:
-    """The job that runs the run: of a submission that arrived twice, the one that won. "" where nothing has begun."""
+def begun(status_dir: str) -> Dict[str, Any]:
+    """The job that runs the run, of a submission that arrived twice the one that won: ident, name, mark. {} before that."""
     started = claim.read_started(status_dir) or {}
-    if index is None:
-        return str(started.get("job") or "")
-    # By its place in the array: a number of its own may be that of the whole array.
-    return member_of(str(started["array"]), index) if started.get("array") else ""
+    return started if "job" in started else {}
 
 
 def _write_secrets(path: str, secrets: Dict[str, str]) -> None:

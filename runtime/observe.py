@@ -118,6 +118,15 @@ def queued_sight(run_id: str, status_dir: str, queue: str, *, brief: bool) -> Op
     sighting["progress"] = _optional(os.path.join(status_dir, contract.PROGRESS))
     sighting["request"] = _optional(os.path.join(status_dir, contract.REQUEST))
     sighting["queued"] = _optional(os.path.join(status_dir, contract.QUEUED))
+    if (
+        brief
+    ):  # what the reader knows, and what only a first look needs: with thousands of runs it is most of the answer
+        for name in ("hardware", "source", "job_key", "token", "digest", "host", "workers"):
+            (sighting.get("metadata") or {}).pop(name, None)
+        for name in ("script", "output", "at"):
+            (sighting["queued"] or {}).pop(name, None)
+        if (sighting["queued"] or {}).get("answer") and sighting["started"]:
+            sighting["queued"].pop("answer")
     return sighting
 
 

@@ -43,7 +43,7 @@ def serve(verb: str, arguments: List[str]) -> int:
     os.umask(os.umask(0o022) & ~0o700)
     job = Job(run["queue"]["variables"])
     if verb == "begin":
-        return begin(run, job)
+        return begin(run, job, *arguments[1:3])
     if verb == "work":
         return work(run, job)
     return end(run, job, int(arguments[1]) if len(arguments) > 1 else 0)
@@ -55,8 +55,10 @@ class Job:
     def __init__(self, names: Dict[str, str]) -> None:
         self.names = names
         self.ident = os.environ.get(names["job"], "")
-        self.array = os.environ.get(names.get("array", ""), "")
         self.restart = int(os.environ.get(names["restart"]) or 0)
+        array, index = os.environ.get(names["array"], ""), os.environ.get(names["index"], "")
+        # As people write it: a member's own number may be that of the whole array.
+        self.shown = "%s_%s" % (array, index) if array and index else self.ident
 
     def owns(self, started: Dict[str, Any]) -> bool:
         """Is this the job that won the run, in its present life?"""
@@ -66,13 +68,14 @@ class Job:
 # -- begin --------------------
 
 
-def begin(run: Run, job: Job) -> int:
-    """Win `started`, or leave everything as it is and give 79."""
+def begin(run: Run, job: Job, name: str, mark: str) -> int:
+    """Win `started`, or leave everything as it is and give 79. `name` and `mark` are those of the job in its queue."""
     status_dir = run["status_dir"]
-    job_dir = os.path.dirname(status_dir)
     mine = {
         "job": job.ident,
-        "array": job.array,
+        "ident": job.shown,
+        "name": name,
+        "mark": mark,
         "restart": job.restart,
         "hostname": os.uname().nodename,
         "boot_id": process.boot_id(),
@@ -80,23 +83,34 @@ def begin(run: Run, job: Job) -> int:
     }
     path = os.path.join(status_dir, contract.STARTED)
     if not status.first_to_write(path, mine):
-        found = claim.read_started(status_dir) or {}
-        if "abandoned_by" in found:
-            return _not_ours("it was abandoned before it started (by %s)" % found["abandoned_by"])
-        if found.get("job") != job.ident:
-            return _not_ours("job %s runs it; this is job %s, submitted twice" % (found.get("job"), job.ident))
-        if int(found.get("restart") or 0) >= job.restart:
-            return _not_ours("this job has run it already (restart %d)" % job.restart)
-        status.replace_json(
-            path, mine, durable=True
-        )  # the scheduler put the job back into its queue and starts it anew
-    if claim.is_fenced(run["run_id"], run["attempt"], claim.read_fence(job_dir)):
+        why = _why_not_again(run, job, claim.read_started(status_dir) or {})
+        if why:
+            return _not_ours(why)
+        status.replace_json(path, mine, durable=True)
+        claim.list_live(run)
+    if claim.is_fenced(run["run_id"], run["attempt"], claim.read_fence(os.path.dirname(status_dir))):
         return _not_ours("a newer attempt has claimed the job")
     request = _request(status_dir)
     if request:
         return _not_ours("it was asked to end before it started (%s)" % request.get("reason"))
     _open_record(run, job)
     return 0
+
+
+def _why_not_again(run: Run, job: Job, found: Dict[str, Any]) -> str:
+    """Somebody has begun before. Empty when that was this very job, in an earlier life that did not come to an end of its own:
+    the scheduler put it back into its queue."""
+    if "abandoned_by" in found:
+        return "it was abandoned before it started (by %s)" % found["abandoned_by"]
+    if found.get("job") != job.ident:
+        return "job %s runs it; this is job %s, submitted twice" % (found.get("job"), job.ident)
+    if int(found.get("restart") or 0) >= job.restart:
+        return "this job has run it already (restart %d)" % job.restart
+    record = status.read_json(os.path.join(run["status_dir"], contract.METADATA))
+    lost = record.get("status") == contract.PREEMPTED or record.get("cause") == "infrastructure"
+    if record.get("status") in contract.FINAL and not lost:
+        return "it has ended (%s), whatever the scheduler does with its job" % record["status"]
+    return ""
 
 
 def _not_ours(why: str) -> int:
@@ -144,7 +158,11 @@ def work(run: Run, job: Job) -> int:
         return contract.EXIT_NOT_OURS
     signals.block()
     node = Node()
-    run["secrets"] = _secrets(run["status_dir"])
+    try:
+        run["secrets"] = _secrets(run)
+    except OSError as error:
+        sys.stderr.write("reconciler: the run's secrets are gone: %s\n" % error)
+        return contract.EXIT_NO_SECRETS
     run["ranks"] = ranks.environment(place, job.ident)
     run["limit_s"] = None  # the scheduler keeps the time
     directory = run["status_dir"]
@@ -192,11 +210,11 @@ def _is_started(run: Run, job: Job) -> bool:
         time.sleep(0.2)
 
 
-def _secrets(status_dir: str) -> Dict[str, str]:
-    try:
-        return status.read_json(os.path.join(status_dir, contract.SECRETS))
-    except FileNotFoundError:
+def _secrets(run: Run) -> Dict[str, str]:
+    """By name. A run without one that it was given must not start: raises OSError."""
+    if not run.get("secret_names"):
         return {}
+    return status.read_json(os.path.join(run["status_dir"], contract.SECRETS))
 
 
 def _record(run: Run, place: Ranks, node: Node, directory: str) -> Record:

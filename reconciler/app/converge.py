@@ -100,6 +100,8 @@ class Reconciler:
         self._lanes = lanes or Lanes()
         self._observed_at: dict[str, float] = {}
         self._cooling: dict[str, tuple[float, Census]] = {}
+        self._poll_s = {view.name: view.poll_s for view in ports.hosts if view.poll_s > 0}
+        self._recent: dict[str, tuple[float, Look, Census]] = {}
 
     @property
     def ports(self) -> Ports:
@@ -169,6 +171,8 @@ class Reconciler:
         try:
             if store.newest() != seen.newest:
                 raise Moved("Another reconciler has acted since this look")
+            for action in seen.plan.effects:
+                self._recent.pop(action.host, None)
             done = act(
                 seen.plan,
                 seen.world.desired,
@@ -246,9 +250,11 @@ class Reconciler:
         found: dict[str, Census] = {}
         calls: dict[str, Callable[[], Census]] = {}
         for host, look in looks.items():
-            cooling = self._cooling.get(host)
+            cooling, recent = self._cooling.get(host), self._recent.get(host)
             if cooling is not None and now < cooling[0]:
                 found[host] = cooling[1]
+            elif recent is not None and now < recent[0] and _covers(recent[1], look):
+                found[host] = recent[2]
             else:
                 calls[host] = _observation(self._ports, host, look)
         for host, census in self._lanes.each(calls, tick=tick):
@@ -257,10 +263,20 @@ class Reconciler:
             found[host] = census
             if census.complete:
                 self._observed_at[host] = self._ports.clock.now()
+                if host in self._poll_s:
+                    self._recent[host] = (self._ports.clock.now() + self._poll_s[host], looks[host], census)
                 self._cooling.pop(host, None)
             elif not census.sightings:
                 self._cooling[host] = (self._ports.clock.now() + COOL_DOWN_S, census)
         return found
+
+
+def _covers(had: Look, wanted: Look) -> bool:
+    """Does an earlier look answer this one? Of the same runs, and of at least the same things."""
+    same = {item.run.run_id: item.handle for item in had.known} == {
+        item.run.run_id: item.handle for item in wanted.known
+    }
+    return same and had.scan >= wanted.scan and had.probe >= wanted.probe
 
 
 def _observation(ports: Ports, host: str, look: Look) -> Callable[[], Census]:

@@ -55,6 +55,9 @@ def _settings(host: SlurmHost, dialect: Dialect, capacity: QueueCapacity, transp
         ok = limits.remembered_s >= REMEMBERED_MIN_S
         fix = "" if ok else "Look more often than that (watch --interval), or have MinJobAge raised."
         yield Finding(host.name, "memory of ended jobs", ok, f"{limits.remembered_s} s (MinJobAge)", fix)
+    if limits.kill_wait_s is not None:
+        detail = f"{limits.kill_wait_s} s between TERM and KILL when Slurm preempts without a grace (KillWait)"
+        yield Finding(host.name, "time to checkpoint", True, detail)
     if limits.array_max is not None:
         detail = f"up to {limits.array_max} members (MaxArraySize); larger sweeps are split"
         yield Finding(host.name, "arrays", True, detail)
@@ -103,7 +106,7 @@ def _shared(host: SlurmHost, cluster: Cluster, capacity: QueueCapacity, transpor
 
 
 def _seen_from(host: SlurmHost, partition: str, paths: list[str], transport: Transport) -> Iterable[Finding]:
-    account = (f"--account={host.account}",) if host.account else ()
+    account = tuple(f"--{name}={value}" for name, value in (("account", host.account), ("qos", host.qos)) if value)
     argv = (
         "srun", f"--partition={partition}", *account, "--nodes=1", "--ntasks=1", "--time=1",
         f"--immediate={START_WITHIN_S}", "--job-name=reconciler-doctor", "sh", "-c", _SEES, "sh", *paths,

@@ -167,8 +167,9 @@ def view_of(host: Host, types: Mapping[str, str] | None = None) -> HostView:
                 types=types or {},
                 account=host.account,
                 time_s=host.time_s,
+                exclude=host.exclude,
             )
-            return HostView(host.name, "slurm", host.cluster, host.chips, queue=queue)
+            return HostView(host.name, "slurm", host.cluster, host.chips, queue=queue, poll_s=host.poll_s)
         case _:
             return HostView(host.name, host.type, host.cluster, {})
 

@@ -1,33 +1,26 @@
 """A host behind which a queue system decides: the driver that every dialect shares. Slurm is the first dialect.
 
 One remote command submits any number of runs, one observes them all; a second one is needed only when a run has left the queue
-without a final record, to ask the history. All judgement is here, in pure functions; the login node only runs what it is told and
-keeps what must survive a crash (docs/node-protocol.md, Queues).
+without a final record, to ask the history. All judgement is here and pure (batch_judge, batch_sight); the login node only runs
+what it is told and keeps what must survive a crash (docs/node-protocol.md, Queues).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, ClassVar
 
-from reconciler.backends.batch_order import mark_of, order_of, parcels
-from reconciler.backends.batch_sight import (
-    Jobs,
-    Wanted,
-    ended_report,
-    lives,
-    unexplained,
-    vanished_member,
-    wanted_of,
-)
-from reconciler.backends.dialect import Answer, Dialect, Doubtful, Probe, Refused, Site, Taken
+from reconciler.backends.batch_judge import Seen, answer_of, ident_of, judge, mapping
+from reconciler.backends.batch_order import Parcel, mark_of, order_of, parcels
+from reconciler.backends.batch_sight import Jobs
+from reconciler.backends.dialect import FOREIGN, Answer, Dialect, Doubtful, Probe, Refused, Site, Taken
 from reconciler.backends.node_answers import Answer as NodeAnswer
-from reconciler.backends.node_answers import refusal_of, report_of, run_of
+from reconciler.backends.node_answers import refusal_of
 from reconciler.backends.node_call import NodeCall, NodeSettings, record_of
 from reconciler.core.errors import OutcomeUnknown, ReconcilerError, Rejected, Unparsable
 from reconciler.core.job import Json
-from reconciler.core.observation import Capacity, Census, Presence, Report, Sighting
+from reconciler.core.observation import Capacity, Census
 from reconciler.core.protocols import (
     Accepted,
     Capabilities,
@@ -39,7 +32,7 @@ from reconciler.core.protocols import (
     Look,
     Submission,
 )
-from reconciler.core.queue import QueueLimits
+from reconciler.core.queue import QueueJob, QueueLimits
 from reconciler.core.run import Handle, Run
 from reconciler.core.transport import Transport
 
@@ -49,13 +42,6 @@ OBSERVE_DEADLINE_S = 4 * COMMAND_S
 CANCEL_DEADLINE_S = 3 * COMMAND_S
 SUBMIT_DEADLINE_S = 120.0
 SUBMIT_DEADLINE_PER_RUN_S = 1.0
-# A submission that was cut short may reach the queue a moment later: until then, not to see it proves nothing.
-UNSENT_S = 20.0
-# The history is written later than things happen, by minutes when it was down. Until then, no row proves nothing.
-HISTORY_LAG_S = 300.0
-# A run that nobody knows of any more is given up once nothing was written about it for this many heartbeats, by the clock of
-# the file server.
-QUIET_BEATS = 4
 ARRAY_MAX = 1000
 
 
@@ -116,34 +102,52 @@ class BatchBackend:
 
     def submit(self, submissions: Sequence[Submission]) -> Mapping[str, Accepted | Declined]:
         """One command for all of them; members of a sweep as arrays."""
-        dialect, paths = self._dialect, self._settings.paths
-        documents: list[dict[str, Any]] = []
+        packed = list(self._packed(submissions))
+        results = self._send(packed)
+        for parcel in packed:
+            if len(parcel.items) > 1 and all(_is_for_now(results.get(item.run.run_id)) for item in parcel.items):
+                results |= self._send_part(parcel.items)
+        return results
+
+    def _send_part(self, items: Sequence[Submission]) -> dict[str, Accepted | Declined]:
+        """An array counts as all its members against a limit of jobs: send as many as are taken. The rest is for later."""
+        size = len(items) // 2
+        while size:
+            results = self._send(list(self._packed(items[:size])))
+            if not all(_is_for_now(results.get(item.run.run_id)) for item in items[:size]):
+                return results
+            size //= 2
+        return {}
+
+    def _packed(self, submissions: Sequence[Submission]) -> Iterable[Parcel]:
         limit = self._limits.array_max if self._limits is not None else None
-        for parcel in parcels(
+        return parcels(
             submissions,
-            dialect,
-            status_root=paths.status,
-            bundle=paths.bundle,
+            self._dialect,
+            status_root=self._settings.paths.status,
+            bundle=self._settings.paths.bundle,
             python=self._settings.python,
-            array_max=limit or ARRAY_MAX,
-        ):
-            runs = [
-                {**_record(item), "secrets": {name: secret.reveal() for name, secret in item.secrets.items()}}
-                for item in parcel.items
-            ]
-            order = parcel.order
-            documents.append(
-                {
-                    "name": order.name,
-                    "mark": order.mark,
-                    "script": dialect.script(order),
-                    "script_path": parcel.script_path,
-                    "output": order.output.replace("%%", "%"),
-                    "members": parcel.members,
-                    "submit": list(dialect.submit(parcel.script_path)),
-                    "runs": runs,
-                }
-            )
+            array_max=ARRAY_MAX if limit is None else limit,
+        )
+
+    def _send(self, packed: Sequence[Parcel]) -> dict[str, Accepted | Declined]:
+        dialect = self._dialect
+        documents = [
+            {
+                "name": parcel.order.name,
+                "mark": parcel.order.mark,
+                "script": dialect.script(parcel.order),
+                "script_path": parcel.script_path,
+                "output": parcel.order.output.replace("%%", "%"),
+                "members": parcel.members,
+                "submit": list(dialect.submit(parcel.script_path)),
+                "runs": [
+                    {**_record(item), "secrets": {name: secret.reveal() for name, secret in item.secrets.items()}}
+                    for item in parcel.items
+                ],
+            }
+            for parcel in packed
+        ]
         document = {
             "version": 1,
             "find": _probe(dialect.find()),
@@ -151,9 +155,9 @@ class BatchBackend:
             "timeout_s": COMMAND_S,
             "submissions": documents,
         }
+        submissions = [item for parcel in packed for item in parcel.items]
         deadline_s = SUBMIT_DEADLINE_S + SUBMIT_DEADLINE_PER_RUN_S * len(submissions)
-        answer = self._call("enqueue", document, deadline_s=deadline_s)
-        return self._results(submissions, answer)
+        return self._results(submissions, self._call("enqueue", document, deadline_s=deadline_s))
 
     def _results(self, submissions: Sequence[Submission], answer: NodeAnswer) -> dict[str, Accepted | Declined]:
         runs = {item.run.run_id: item.run for item in submissions}
@@ -165,7 +169,7 @@ class BatchBackend:
                 continue
             match line.get("result"):
                 case "submitted":
-                    told = self._dialect.parse_submit(_answer(line.get("answer")))
+                    told = self._dialect.parse_submit(answer_of(line.get("answer")))
                     match told:
                         case Taken(ident):
                             results[run.run_id] = Accepted(self._handle(run, ident, line.get("index")))
@@ -178,8 +182,8 @@ class BatchBackend:
                         case Doubtful():
                             pass  # only looking settles it
                 case "already":
-                    queued = _map(line.get("queued"))
-                    ident = self._ident_of(queued) or _began_as(_map(line.get("started")), queued.get("index"))
+                    queued = mapping(line.get("queued"))
+                    ident = str(mapping(line.get("started")).get("ident") or "") or ident_of(queued, self._dialect)
                     results[run.run_id] = Accepted(self._handle(run, ident, None), repeated=True)
                 case "refused":
                     results[run.run_id] = refusal_of(run.run_id, line, self._settings.name)
@@ -213,18 +217,6 @@ class BatchBackend:
         job = f"{ident}_{index}" if isinstance(index, int) and ident else ident
         return Handle(run.run_id, run.token, {"job": job, "status_dir": self._settings.paths.status_dir(run)})
 
-    def _ident_of(self, queued: Mapping[str, Any]) -> str:
-        """The job's id as far as the node wrote it down: found later, or in the answer to the submission."""
-        if queued.get("ident"):
-            return str(queued["ident"])
-        if not queued.get("answer"):
-            return ""
-        told = self._dialect.parse_submit(_answer(queued["answer"]))
-        if not isinstance(told, Taken):
-            return ""
-        index = queued.get("index")
-        return f"{told.ident}_{index}" if isinstance(index, int) else told.ident
-
     # --- looking
 
     def observe(self, look: Look) -> Census:
@@ -234,21 +226,30 @@ class BatchBackend:
         if look.probe:
             commands |= {f"capacity {key}": argv for key, argv in dialect.capacity().items()}
         try:
-            answer = self._observe(look.known, commands, scan=look.scan)
+            paths = self._settings.paths
+            asked: list[dict[str, Json]] = [
+                {
+                    "run_id": item.run.run_id,
+                    "status_dir": paths.status_dir(item.run),
+                    "settled": item.handle is not None,
+                    "brief": item.handle is not None,
+                }
+                for item in look.known
+            ]
+            answer = self._observe(asked, commands, scan=look.scan)
             said = _commands(answer)
             jobs = Jobs(dialect.parse_queue(said.get("queue") or Answer(None, "", "it was not asked")))
         except ReconcilerError as error:
             return Census(name, complete=False, error=error.message)
         errors = _root_errors(answer)
-        seen = {one.run_id: one for line in answer.lines if (one := self._seen(line, jobs)) is not None}
         known = {item.run.run_id: item for item in look.known}
-        missing = [
-            one for one in seen.values() if (one.run_id in known or look.scan) and one.is_missing(known.get(one.run_id))
-        ]
+        seen = self._seen(answer, jobs, known)
+        missing = [one for one in seen if (one.known is not None or look.scan) and one.is_missing]
         if missing:
-            self._ask_history(missing, known)
+            self._ask_history(missing)
         complete = answer.done and not errors
-        sightings = {one.run_id: self._judge(one, known.get(one.run_id)) for one in seen.values()}
+        heartbeat_s = self._settings.heartbeat_s
+        sightings = {one.run_id: judge(one, dialect, heartbeat_s=heartbeat_s) for one in seen}
         if not complete:
             sightings = {run_id: one for run_id, one in sightings.items() if one.alive}
         return Census(
@@ -262,153 +263,65 @@ class BatchBackend:
 
     def _observe(
         self,
-        known: Sequence[Known] | Any,
+        known: Sequence[Mapping[str, Json]],
         commands: Mapping[str, Sequence[str]],
         *,
         scan: bool = False,
         ages: bool = False,
     ) -> NodeAnswer:
-        paths = self._settings.paths
         document = {
             "version": 1,
             "queue": self._settings.name,
-            "status_roots": [] if ages else [paths.status],
-            "known": [
-                {
-                    "run_id": item.run.run_id,
-                    "status_dir": paths.status_dir(item.run),
-                    "settled": item.handle is not None,
-                    "brief": item.handle is not None,
-                }
-                for item in known
-            ],
+            "status_roots": [] if ages else [self._settings.paths.status],
+            "known": list(known),
             "scan": scan,
             "ages": ages,
             "commands": {key: {"argv": list(argv), "timeout_s": COMMAND_S} for key, argv in commands.items()},
         }
         return self._call("observe", document, deadline_s=OBSERVE_DEADLINE_S)
 
-    def _seen(self, line: Mapping[str, Any], jobs: Jobs) -> _Seen | None:
-        data = _map(line.get("sighting"))
-        run_id = data.get("run_id")
-        if not isinstance(run_id, str):
-            return None
-        claim, queued, started = _map(data.get("claim")), _map(data.get("queued")), _map(data.get("started"))
-        return _Seen(run_id, data, claim, queued, started, jobs, self._ident_of(queued))
+    def _seen(self, answer: NodeAnswer, jobs: Jobs, known: Mapping[str, Known]) -> list[Seen]:
+        found = [mapping(line.get("sighting")) for line in answer.lines]
+        return [
+            Seen(data["run_id"], data, jobs, known.get(data["run_id"]), self._dialect)
+            for data in found
+            if isinstance(data.get("run_id"), str)
+        ]
 
-    def _ask_history(self, missing: Sequence[_Seen], known: Mapping[str, Known]) -> None:
+    def _ask_history(self, missing: Sequence[Seen]) -> None:
         """What the history says of runs that left the queue, and for how long nothing was written about them."""
-        idents = {one.job_ident(known.get(one.run_id)) for one in missing} - {""}
-        names = {one.wanted(known.get(one.run_id)).name for one in missing if not one.job_ident(known.get(one.run_id))}
+        idents = {one.ident for one in missing} - {""}
+        names = {one.wanted.name for one in missing if not one.ident}
         argvs = self._dialect.accounting(sorted(idents), sorted(names))
         commands = {f"history {number}": argv for number, argv in enumerate(argvs)}
-        asked = [known[one.run_id] for one in missing if one.run_id in known]
         try:
-            answer = self._observe(asked, commands, ages=True)
-            said = _commands(answer)
-            told = [self._dialect.parse_accounting(said[key]) for key in commands]
-            history = Jobs([job for jobs in told for job in jobs or ()])
-            kept, silent = None not in told, ""
-        except KeyError:
-            history, kept, silent = Jobs(()), True, "its history was not asked"
+            answer = self._observe([_asked(one) for one in missing], commands, ages=True)
         except ReconcilerError as error:
-            history, kept, silent = Jobs(()), True, error.message
-            if not isinstance(error, Unparsable):
-                for one in missing:
-                    one.history_error = silent
-                return
-        ages = {
-            str(data.get("run_id")): data.get("quiet_s")
-            for line in answer.lines
-            if (data := _map(line.get("sighting")))
-        }
+            for one in missing:
+                one.history_error = error.message
+            return
+        said = _commands(answer)
+        history, kept, silent = Jobs(()), True, ""
+        rows: list[QueueJob] = []
+        try:
+            for key in commands:
+                told = self._dialect.parse_accounting(said[key])
+                if told is None:  # none is kept; nor will the next question be answered
+                    kept = False
+                    break
+                rows.extend(told)
+            history = Jobs(rows)
+        except KeyError:
+            silent = "its history was not asked"
+        except Unparsable as error:
+            silent = error.message
+        found = [mapping(line.get("sighting")) for line in answer.lines]
+        ages = {data.get("run_id"): data.get("quiet_s") for data in found}
         for one in missing:
-            one.history = history.of(one.wanted(known.get(one.run_id)))
+            one.history = history.of(one.wanted)
             one.history_error, one.history_kept = silent, kept
             age = ages.get(one.run_id)
             one.quiet_s = float(age) if isinstance(age, (int, float)) else None
-
-    def _judge(self, one: _Seen, known: Known | None) -> Sighting:
-        """What is true of one run, in three values."""
-        run_id, data = one.run_id, one.data
-        if data.get("error"):
-            return Sighting(run_id, Presence.UNKNOWN, error=str(data["error"]))
-        job = one.job(known)
-        run = known.run if known is not None else run_of(one.claim)
-        try:
-            record = report_of(data)
-        except (KeyError, TypeError, ValueError) as problem:
-            return Sighting(run_id, Presence.UNKNOWN, error=f"its metadata.json cannot be read: {problem}")
-        theirs = bool(_map(one.claim.get("queue")).get("requeue")) if one.claim else one.requeues(known)
-        if lives(job, theirs=theirs):
-            return self._present(one, known, run, record, job, alive=True)
-        if data.get("state") == "absent" and job is None and (known is None or known.handle is None):
-            return Sighting(run_id, Presence.ABSENT)
-        if job is not None:
-            # The queue tells no exit codes; the history may have lagged, then what is known has to do.
-            told = one.history if unexplained(job) and one.history is not None else job
-            return self._present(one, known, run, ended_report(run, record, told, self._dialect.system), job)
-        if one.is_over(record):
-            return self._present(one, known, run, record, None)
-        return self._vanished(one, known, run, record)
-
-    def _vanished(self, one: _Seen, known: Known | None, run: Run | None, record: Report | None) -> Sighting:
-        """Not in the queue, and no word of its end in its record that settles it."""
-        run_id, system = one.run_id, self._dialect.system
-        if one.history is not None and not lives(one.history, theirs=False):
-            return self._present(one, known, run, ended_report(run, record, one.history, system), one.history)
-        quiet_s = QUIET_BEATS * self._settings.heartbeat_s
-        # A controller that lost a job tells nobody: the history goes on believing in it.
-        if one.history is not None and (one.quiet_s is None or one.quiet_s < max(quiet_s, HISTORY_LAG_S)):
-            error = f"{system}'s history says that job {one.history.ident} is {one.history.word}, its queue does not list it"
-            return Sighting(run_id, Presence.UNKNOWN, error=error)
-        if not one.sent(self._dialect):
-            if one.never_taken(self._dialect) or (one.quiet_s is not None and one.quiet_s >= UNSENT_S):
-                return Sighting(run_id, Presence.ABSENT)
-            error = f"its submission to {system} was cut short a moment ago; it may still arrive"
-            return Sighting(run_id, Presence.UNKNOWN, error=error)
-        lagging = one.history_kept and (one.quiet_s is None or one.quiet_s < HISTORY_LAG_S)
-        if record is not None and record.status.final:
-            if one.history_error:
-                error = f"it ended; only {system}'s history can say whether it was preempted or cancelled: {one.history_error}"
-                return Sighting(run_id, Presence.UNKNOWN, error=error)
-            if lagging:
-                error = f"it ended, and {system}'s history does not say how yet (it may be minutes behind)"
-                return Sighting(run_id, Presence.UNKNOWN, error=error)
-            return self._present(one, known, run, record, None)
-        if one.vanished_from_array(known):
-            return self._present(one, known, run, vanished_member(record, one.job_ident(known), system), None)
-        quiet_s = max(quiet_s, HISTORY_LAG_S if one.history_kept else 0.0)
-        if one.data.get("state") == "absent" or (one.quiet_s is not None and one.quiet_s >= quiet_s):
-            return self._present(one, known, run, record, None)
-        said = "nothing is known of when it last wrote" if one.quiet_s is None else f"it wrote {one.quiet_s:.0f} s ago"
-        error = f"{system} does not list it any more, but {said}; it is given up after {quiet_s:.0f} s of silence"
-        return Sighting(run_id, Presence.UNKNOWN, error=error)
-
-    def _present(
-        self,
-        one: _Seen,
-        known: Known | None,
-        run: Run | None,
-        report: Report | None,
-        job: Any,
-        *,
-        alive: bool = False,
-    ) -> Sighting:
-        token = known.run.token if known is not None else str(one.claim.get("token") or "")
-        ident = job.ident if job is not None else one.job_ident(known)
-        native: dict[str, Json] = {"job": ident, "status_dir": str(one.data.get("status_dir") or "")}
-        return Sighting(
-            one.run_id,
-            Presence.PRESENT,
-            alive=alive,
-            stopping=str(_map(one.data.get("request")).get("reason") or ""),
-            handle=Handle(one.run_id, token, native),
-            run=run,
-            report=report,
-            queue=job,
-            twins=one.twins(known, job) if alive else (),
-        )
 
     def _capacity(self, said: Mapping[str, Answer]) -> Capacity:
         answers = {
@@ -429,8 +342,10 @@ class BatchBackend:
             "version": 1,
             "find": _probe(dialect.find()),
             "alive": _probe(dialect.alive()),
-            "ask": list(dialect.cancel("{ident}", "{name}", ask=True)),
-            "end": list(dialect.cancel("{ident}", "{name}", ask=False)),
+            "ask": list(dialect.cancel("{ident}", "{name}", "{mark}", ask=True)),
+            "end": list(dialect.cancel("{ident}", "{name}", "{mark}", ask=False)),
+            "foreign": FOREIGN,
+            "waiting": sorted(dialect.waiting),
             "timeout_s": COMMAND_S,
             "runs": [
                 {
@@ -462,90 +377,9 @@ class BatchBackend:
         self._call.close()
 
 
-class _Seen:
-    """One run as it was seen: its files, and its job in the queue."""
-
-    def __init__(
-        self,
-        run_id: str,
-        data: Mapping[str, Any],
-        claim: Mapping[str, Any],
-        queued: Mapping[str, Any],
-        started: Mapping[str, Any],
-        jobs: Jobs,
-        ident: str,
-    ) -> None:
-        self.run_id, self.data, self.claim, self.queued, self.started = run_id, data, claim, queued, started
-        self._jobs, self._ident = jobs, ident
-        self.history: Any = None
-        self.history_error, self.history_kept = "", False
-        self.quiet_s: float | None = None
-
-    def wanted(self, known: Known | None) -> Wanted:
-        token = known.run.token if known is not None else str(self.claim.get("token") or "")
-        return wanted_of(self.run_id, token, self.queued, self.started)
-
-    def vanished_from_array(self, known: Known | None) -> bool:
-        """It never began, and others of its array are still known."""
-        return not self.started and self._jobs.knows_array(self.wanted(known)) and not self.history_error
-
-    def job(self, known: Known | None) -> Any:
-        return self._jobs.of(self.wanted(known))
-
-    def twins(self, known: Known | None, job: Any) -> tuple[str, ...]:
-        """Other living jobs of the same run: it got into the queue twice, and one of them is too many."""
-        return tuple(one.ident for one in self._jobs.living(self.wanted(known)) if one.ident != job.ident)
-
-    def job_ident(self, known: Known | None) -> str:
-        return self._ident or (str(known.handle.native.get("job") or "") if known and known.handle else "")
-
-    def is_missing(self, known: Known | None) -> bool:
-        """Not in the queue, and its record does not settle how it ended."""
-        if self.data.get("error"):
-            return False
-        job = self._jobs.of(self.wanted_here)
-        if job is not None and not unexplained(job):
-            return False
-        if self.data.get("state") == "absent" and (known is None or known.handle is None):
-            return False
-        metadata = _map(self.data.get("metadata"))
-        return not _settles(metadata.get("status"), metadata.get("cause"))
-
-    @property
-    def wanted_here(self) -> Wanted:
-        token = str(self.claim.get("token") or _map(self.data.get("metadata")).get("token") or "")
-        return wanted_of(self.run_id, token, self.queued, self.started)
-
-    def is_over(self, record: Report | None) -> bool:
-        return record is not None and _settles(record.status.value, record.cause.value if record.cause else None)
-
-    def sent(self, dialect: Dialect) -> bool:
-        """Was it surely given to the queue?"""
-        if self.started and "abandoned_by" not in self.started:
-            return True
-        if self.queued.get("ident"):
-            return True
-        answer = self.queued.get("answer")
-        return bool(answer) and isinstance(dialect.parse_submit(_answer(answer)), Taken)
-
-    def never_taken(self, dialect: Dialect) -> bool:
-        """Was it surely not taken by the queue?"""
-        answer = self.queued.get("answer")
-        return bool(answer) and isinstance(dialect.parse_submit(_answer(answer)), Refused)
-
-    @staticmethod
-    def requeues(known: Known | None) -> bool:
-        """Does the scheduler own restarts of this run?"""
-        spec = known.run.normal.get("spec") if known is not None else None
-        restart = spec.get("restart") if isinstance(spec, dict) else None
-        return isinstance(restart, dict) and restart.get("owner", "reconciler") != "reconciler"
-
-
-def _settles(status: Any, cause: Any) -> bool:
-    """A final record settles an end, unless it only says that somebody asked or killed: the scheduler knows who and why."""
-    if status in ("completed", "cancelled"):
-        return True
-    return status in ("failed", "preempted") and cause not in ("preemption", "infrastructure")
+def _is_for_now(result: Accepted | Declined | None) -> bool:
+    """Did the scheduler itself say no, and might say yes to less, or later?"""
+    return isinstance(result, Declined) and result.reason == "refused" and not result.final
 
 
 def _probe(probe: Probe) -> dict[str, Any]:
@@ -558,30 +392,21 @@ def _record(item: Submission) -> dict[str, Json]:
     return record
 
 
-def _answer(data: Any) -> Answer:
-    data = _map(data)
-    code = data.get("rc")
-    return Answer(code if isinstance(code, int) else None, str(data.get("stdout") or ""), str(data.get("stderr") or ""))
+def _asked(one: Seen) -> dict[str, Json]:
+    """The run in a second look, which is only about when it last wrote."""
+    status_dir = str(one.data.get("status_dir") or "")
+    return {"run_id": one.run_id, "status_dir": status_dir, "settled": one.is_settled, "brief": True}
 
 
 def _commands(answer: NodeAnswer) -> dict[str, Answer]:
     return {
-        str(told["name"]): _answer(told) for line in answer.lines if (told := _map(line.get("command"))).get("name")
+        str(told["name"]): answer_of(told)
+        for line in answer.lines
+        if (told := mapping(line.get("command"))).get("name")
     }
 
 
 def _root_errors(answer: NodeAnswer) -> list[str]:
     last = answer.lines[-1] if answer.lines else {}
-    roots = _map(last.get("roots"))
+    roots = mapping(last.get("roots"))
     return [f"{path}: {why}" for path, why in roots.items() if why] if roots else ["no status directory was read"]
-
-
-def _began_as(started: Mapping[str, Any], index: Any) -> str:
-    """The job that began. Of a member of an array its own number is no handle: the last one's is that of the whole array."""
-    if isinstance(index, int):
-        return f"{started['array']}_{index}" if started.get("array") else ""
-    return str(started.get("job") or "")
-
-
-def _map(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, dict) else {}

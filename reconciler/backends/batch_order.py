@@ -30,7 +30,7 @@ if [ ! -f "$bundle/bootstrap.sh" ] || [ ! -d "$dir" ]; then
     exit 78
 fi
 trap : TERM INT
-sh "$bundle/bootstrap.sh" begin "$dir" || exit $?
+sh "$bundle/bootstrap.sh" begin "$dir" {name} {mark} || exit $?
 {step}
 sh "$bundle/bootstrap.sh" end "$dir" $?
 """
@@ -77,14 +77,19 @@ def _with_body(order: Order, dialect: Dialect, head: str, bundle: str, python: s
     export = f"export RECONCILER_PYTHON={shlex.quote(python)}\n" if python else ""
     # The run's directory is a variable of the script: the launcher gets it through the script's own environment.
     work = ("sh", "-c", 'exec sh "$1" work "$RECONCILER_RUN_DIR"', "sh", f"{bundle}/bootstrap.sh")
-    body = _BODY.format(bundle=shlex.quote(bundle), step=dialect.step(order, work))
+    body = _BODY.format(
+        bundle=shlex.quote(bundle),
+        name=shlex.quote(order.name),
+        mark=shlex.quote(order.mark),
+        step=dialect.step(order, work),
+    )
     return replace(order, body=f"{export}{head}{body}")
 
 
 def _warn_s(spec: JobSpec, slurm: SlurmOverrides, time_s: int | None) -> int | None:
     """A run that may go on in another attempt after its time is up is told in time; one that may not gets all of its time."""
     if slurm.warn_s is not None:
-        return slurm.warn_s or None
+        return slurm.warn_s
     warn_s = int(spec.grace_s) + WARN_SLACK_S
     if spec.restart.timeout == 0 or time_s is None or time_s <= 2 * warn_s:
         return None

@@ -24,57 +24,64 @@ _ORDER = {QueueState.RUNNING: 3, QueueState.WAITING: 2, QueueState.UNKNOWN: 1, Q
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """How a run's job is known in the queue."""
+    """How a run's job is known in the queue: as it was submitted, and, once one began, as the job that did."""
 
     name: str
     mark: str
     index: int | None = None
-    job: str = ""
+    began: str = ""
+    began_name: str = ""
 
 
 def wanted_of(run_id: str, token: str, queued: Mapping[str, Any], started: Mapping[str, Any]) -> Wanted:
-    """From what was written down at the submission; before that, from the run itself."""
+    """From what was written down at the submission and at the start; before that, from the run itself."""
     index = queued.get("index")
     return Wanted(
         str(queued.get("name") or run_id),
         str(queued.get("mark") or f"{MARK}{token}"),
         index if isinstance(index, int) else None,
-        str(started.get("job") or ""),
+        str(started.get("ident") or ""),
+        str(started.get("name") or ""),
     )
 
 
 class Jobs:
-    """A listing, by name."""
+    """A listing, by what jobs are known by: (name, place in the array) and (id, name), so that a look-up costs the same however
+    many there are."""
 
     def __init__(self, jobs: Iterable[QueueJob]) -> None:
-        self._named: dict[str, list[QueueJob]] = {}
+        self._placed: dict[tuple[str, int | None], list[QueueJob]] = {}
+        self._idents: dict[tuple[str, str], QueueJob] = {}
+        self._names: set[tuple[str, str]] = set()
         for job in jobs:
-            self._named.setdefault(job.name, []).append(job)
+            self._placed.setdefault((job.name, job.index), []).append(job)
+            self._idents[job.ident, job.name] = job
+            self._names.add((job.name, job.mark))
 
     def of(self, wanted: Wanted) -> QueueJob | None:
-        """The run's job: one that lives before one that has ended. A job that carries another mark is somebody else's; a site
-        may drop comments, then the name, which no two runs share, has to do."""
-        return max(
-            self._all(wanted), key=lambda job: (_ORDER[job.state], job.ident == wanted.job, -_number(job)), default=None
-        )
+        """The run's job. The one that began, whatever else carries its name; before any began, one that lives before one that
+        has ended, and of those the oldest."""
+        if wanted.began:
+            return self._idents.get((wanted.began, wanted.began_name))
+        return max(self._all(wanted), key=lambda job: (_ORDER[job.state], -_number(job)), default=None)
 
     def living(self, wanted: Wanted) -> list[QueueJob]:
-        """Every job of the run that is not over: more than one when a submission was doubled."""
-        return [job for job in self._all(wanted) if job.state in (QueueState.RUNNING, QueueState.WAITING)]
+        """Every job of the run that is not about to be over: more than one when a submission was doubled."""
+        states = (QueueState.RUNNING, QueueState.WAITING)
+        return [job for job in self._all(wanted) if job.state in states and not job.word.startswith("COMPLETING")]
 
     def knows_array(self, wanted: Wanted) -> bool:
         """Is anything of the run's array listed?"""
-        return wanted.index is not None and any(
-            job.mark in (wanted.mark, "") for job in self._named.get(wanted.name, ())
-        )
+        return wanted.index is not None and not self._names.isdisjoint({(wanted.name, wanted.mark), (wanted.name, "")})
 
     def _all(self, wanted: Wanted) -> list[QueueJob]:
-        ours = [job for job in self._named.get(wanted.name, ()) if job.mark in (wanted.mark, "")]
-        if wanted.index is None:
-            return ours
-        members = [job for job in ours if job.index == wanted.index]
+        """A job that carries another mark is somebody else's; a site may drop comments, then the name has to do."""
+        found = [job for job in self._placed.get((wanted.name, wanted.index), ()) if job.mark in (wanted.mark, "")]
+        if found or wanted.index is None:
+            return found
         # One ended record without an index stands for all members that are not listed: the waiting rest was cancelled.
-        return members or [job for job in ours if job.index is None and job.state is QueueState.ENDED]
+        rest = self._placed.get((wanted.name, None), ())
+        return [job for job in rest if job.mark in (wanted.mark, "") and job.state is QueueState.ENDED]
 
 
 def _number(job: QueueJob) -> int:
@@ -141,7 +148,7 @@ def _by_itself(base: Report, job: QueueJob, system: str, run: Run | None, *, beg
     if job.exit_code == EXIT_NOT_OURS:
         message = "Its job found that the run was not its to start (a newer attempt, or a second submission)."
         return replace(base, status=ReportStatus.FAILED, cause=Cause.FENCED, exit_code=job.exit_code, message=message)
-    if job.exit_code == EXIT_NO_SHARE or not began:
+    if job.exit_code is not None and (job.exit_code == EXIT_NO_SHARE or not began):
         message = (
             f"{_word(job, system)}, before the run could begin: most likely the machine that it was given does not see the run's "
             f"directory or the runtime. Set the cluster's root and share to directories that the login node and all machines of "

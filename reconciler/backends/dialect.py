@@ -13,6 +13,8 @@ from typing import ClassVar, Protocol
 from reconciler.core.queue import QueueCapacity, QueueJob
 
 Argv = tuple[str, ...]
+# What a `cancel` exits with when the id belongs to somebody else's job by now.
+FOREIGN = 76
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,16 +162,16 @@ class Dialect(Protocol):
         """Is the job with this id waiting or running? `{}` is the id."""
         ...
 
-    def cancel(self, ident: str, name: str, *, ask: bool) -> Argv:
-        """End job `ident` if it still has this name. `ask`: signal TERM to what runs and leave the rest to the run.
-
-        The driver passes `{ident}` and `{name}`, which the login node fills in: words of the argv may hold them, and nothing
-        may be decided by what they are here.
-        """
+    def cancel(self, ident: str, name: str, mark: str, *, ask: bool) -> Argv:
+        """End job `ident` if it still has this name and mark, else exit with FOREIGN. `ask`: signal TERM to what runs and leave
+        the rest to the run. Each of the three texts is a word of its own in the argv: the driver has the node fill them in."""
         ...
 
     tools: ClassVar[tuple[str, ...]] = ()
     """The commands that must be on the login node."""
+
+    waiting: ClassVar[frozenset[str]] = frozenset()
+    """State words, as group 2 of `alive().found` captures them, of jobs that nothing runs of."""
 
     memory_words: ClassVar[str] = ""
     """A regular expression for what the scheduler writes into a script's output when it killed for memory; "" where it says
@@ -177,7 +179,7 @@ class Dialect(Protocol):
 
     variables: ClassVar[Mapping[str, str]] = {}
     """What the runtime on the nodes needs to know, as names of the scheduler's variables: job, restart, rank, nodes,
-    nodelist, index, array (runtime/queued.py says what for)."""
+    nodelist, index, array (runtime/step.py says what for)."""
 
 
 @dataclass(frozen=True, slots=True)

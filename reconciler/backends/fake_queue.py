@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from reconciler.backends.batch import HISTORY_LAG_S, UNSENT_S
+from reconciler.backends.batch_judge import HISTORY_LAG_S, UNSENT_S
 from reconciler.backends.batch_sight import EXIT_NOT_OURS, ended_report, lives
 from reconciler.backends.fake import REASONS, FakeMachine, Process
 from reconciler.core.cause import Cause

@@ -16,9 +16,9 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import ClassVar
 
 from reconciler.backends import slurm_answers, slurm_capacity, slurm_script, slurm_states, slurm_submit
-from reconciler.backends.dialect import Answer, Argv, Doubtful, Order, Probe, Refused, Taken
+from reconciler.backends.dialect import FOREIGN, Answer, Argv, Doubtful, Order, Probe, Refused, Taken
 from reconciler.core.errors import Unparsable
-from reconciler.core.queue import QueueCapacity, QueueJob, QueueLimits
+from reconciler.core.queue import QueueCapacity, QueueJob, QueueLimits, QueueState
 
 NODES, PARTITIONS, CONFIG = "nodes", "partitions", "config"
 HISTORY_DAYS = 30
@@ -45,10 +45,14 @@ _LISTING = (
     f'"$0" "$@" && echo \'{slurm_answers.WHOLE}\''
 )
 # Which of the two ways is decided where the id is known: the driver renders this argv with a placeholder for it. See cancel().
+# Name and mark are compared first, in the same breath; a site may drop comments. scancel's own filter repeats it for the name,
+# at the moment of the effect, where a filter can be used: see cancel().
 _CANCEL_ONE = (
     f"unset {_CANCEL} {_FILTERS}; "
-    'case $1 in *_*) found=$(squeue -h -r -t all -j "$1" -o %j) || exit; [ "$found" != "$2" ] || exec "$0" "$1" ;; '
-    '*) exec "$0" --name="$2" "$1" ;; esac'
+    'found=$(squeue -h -a -r -t all -j "$1" -o "%j %k") || exit 75; found=$(printf "%s\\n" "$found" | sort -u); '
+    f'case $found in "$2 $3"|"$2 (null)"|"$2 ") ;; *) exit {FOREIGN} ;; esac; '
+    'if [ "$4" = ask ]; then exec "$0" --signal=TERM --state=RUNNING --name="$2" "$1"; fi; '
+    'case $1 in *_*) exec "$0" "$1" ;; *) exec "$0" --name="$2" "$1" ;; esac'
 )
 
 _LIVE = "|".join(slurm_states.LIVE)
@@ -60,6 +64,9 @@ class SlurmDialect:
 
     system: ClassVar[str] = "slurm"
     tools: ClassVar[tuple[str, ...]] = ("sbatch", "squeue", "scancel", "scontrol", "sacct", "srun")
+    waiting: ClassVar[frozenset[str]] = frozenset(
+        word for word, meaning in slurm_states.STATES.items() if meaning.state is QueueState.WAITING
+    )
     # slurmstepd, with cgroups and without. The job's own state is FAILED when only its step ran out of memory.
     memory_words: ClassVar[str] = r"oom[-_]kill|Out Of Memory|xceeded (?:job )?memory limit"
     variables: ClassVar[Mapping[str, str]] = {
@@ -137,21 +144,17 @@ class SlurmDialect:
         """Of an array, any member will do. A state word that we do not know matches neither."""
         return Probe(
             _listing("squeue", "-a", "-r", "-t", "all", "-o", "job=%i state=%T", "-j", "{}"),
-            found=rf"(?m)^job=([0-9_+]+) state=(?:{_LIVE})$",
+            found=rf"(?m)^job=([0-9_+]+) state=({_LIVE})$",
             absent=rf"(?m)^job=JOBID state=STATE\n(?:job=[0-9_+]+ state=(?:{_FINAL})\n)*{slurm_answers.WHOLE}$"
             r"|^slurm_load_jobs error: Invalid job id specified$",
         )
 
-    def cancel(self, ident: str, name: str, *, ask: bool) -> Argv:
-        """By `--name`, so that the name is compared at the moment of the effect.
-
-        Not so for a member of an array: with any filter, 22.05's scancel ends the *whole* waiting rest of the array when one
-        waiting member is named. There the name is looked up first, in the same breath, and scancel gets the bare id.
-        `--state=RUNNING` makes the asking harmless: running members are jobs of their own.
+    def cancel(self, ident: str, name: str, mark: str, *, ask: bool) -> Argv:
+        """A waiting member of an array is ended by its bare id: with any filter, 22.05's scancel ends the *whole* waiting rest of
+        the array when one waiting member is named. `--state=RUNNING` makes the asking harmless: running members are jobs of
+        their own.
         """
-        if ask:
-            return _effect(_CANCEL, "scancel", "--signal=TERM", "--state=RUNNING", f"--name={name}", ident)
-        return ("sh", "-c", _CANCEL_ONE, "scancel", ident, name)
+        return ("sh", "-c", _CANCEL_ONE, "scancel", ident, name, mark, "ask" if ask else "end")
 
 
 def _listing(*words: str) -> Argv:

@@ -152,7 +152,6 @@ def limits_from(text: str) -> QueueLimits:
         if equals:
             config.setdefault(key.strip(), value.strip())
     storage = config.get("AccountingStorageType")
-    requeue = config.get("JobRequeue")
     sizes = [_number(config.get("MaxArraySize")), _number(config.get("MaxJobCount"))]
     tasks = re.search(r"(?:^|,)max_array_tasks=(\d+)", config.get("SchedulerParameters", ""))
     sizes += [int(tasks[1])] if tasks else []
@@ -165,7 +164,6 @@ def limits_from(text: str) -> QueueLimits:
         remembered_s=_number(config.get("MinJobAge")),
         kill_wait_s=_number(config.get("KillWait")),
         accounting=None if storage is None else storage.endswith("slurmdbd"),
-        requeue_default=None if requeue not in ("0", "1") else requeue == "1",
     )
 
 

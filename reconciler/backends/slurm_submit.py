@@ -29,6 +29,8 @@ _ACCESS = (
 
 # Words, whether it will say so again, and what to change. The first match counts: the particular stands before the general.
 _REFUSALS: tuple[tuple[str, bool, str], ...] = (
+    # One job that is too large for its QOS or association is so at every try; too many jobs are not.
+    (r"(?:qos|assoc)\w*(?:wallduration|perjob|pernode|minlimit)", True, "ask for less (spec.request), or another spec.slurm.qos"),
     (r"violates accounting/qos policy|submit limit|maxsubmitjob", False, "see your limits: `sacctmgr show assoc`, `show qos`"),
     (r"temporarily unable to accept|resource temporarily unavailable", False, "Slurm holds as many jobs as it may (MaxJobCount)"),
     (r"invalid partition", True, "correct spec.slurm.partition, or the host's partitions in the inventory"),

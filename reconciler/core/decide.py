@@ -412,7 +412,7 @@ def launch(memory: Memory, desired: Desired, placement: Placement) -> Verdict:
         verb, reason, message = (
             Verb.REQUEUE,
             "AttemptEnded",
-            f"attempt {attempt} on {where}: the last one {_was(memory)}",
+            f"attempt {attempt} on {where}; before: {_was(memory)}",
         )
     elif memory.attempt and not same:
         verb, reason, message = Verb.LAUNCH, "NewSpec", f"attempt {attempt} on {where}: new spec or generation"

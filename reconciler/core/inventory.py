@@ -19,6 +19,8 @@ Credential = Secret | SecretRef
 # Memory another program may use on a GPU before the GPU counts as busy (theseus dispatch: 100 MiB).
 BUSY_MIB = 100
 CONNECT_TIMEOUT_S = 10.0
+# squeue(1) warns of programs that call it in loops; peers ask every 30 to 40 s.
+POLL_S = 15.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +119,7 @@ class Partition:
 class SlurmHost:
     """A Slurm login node. `chips` caps what one job may ask for per chip; None: no cap. `mem` is Slurm's own notation.
 
+    `poll_s`: its queue is asked at most this often while we change nothing there.
     `mem`, `cpus_per_node` and `time_s` are for jobs that do not say. `directives` are whole options of sbatch, `modules` and
     `setup` come before the job's own.
     """
@@ -139,6 +142,7 @@ class SlurmHost:
     annotations: Mapping[str, str] = field(default_factory=dict)
     transport: Literal["fabric", "openssh"] = "fabric"
     connect_timeout_s: float = CONNECT_TIMEOUT_S
+    poll_s: float = POLL_S
     python: str | None = None
     uv_groups: tuple[str, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict)

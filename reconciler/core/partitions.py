@@ -32,6 +32,7 @@ class QueueView:
     types: Mapping[str, str] = field(default_factory=dict, hash=False)
     account: str | None = None
     time_s: int | None = None
+    exclude: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +146,7 @@ def _fit_partition(
     if not types:
         there = ", ".join(sorted({kind or "untyped" for node in nodes for kind in node.gpus})) or "no accelerators"
         return Cannot(f"partition {wish.name} has no {request.chip or 'accelerators'} (it has: {there})")
-    found = [_fit_type(request, place, wish, partition, nodes, kind, reserved, slurm) for kind in types]
+    found = [_fit_type(request, view, place, wish, partition, nodes, kind, reserved, slurm) for kind in types]
     fits = [one for one in found if isinstance(one, Fit)]
     if fits:
         return max(fits, key=lambda one: (one.now, one.free))
@@ -177,6 +178,7 @@ def _types(request: Request, view: QueueView, nodes: Sequence[QueueNode]) -> lis
 
 def _fit_type(
     request: Request,
+    view: QueueView,
     place: Mapping[str, Json],
     wish: PartitionWish,
     partition: QueuePartition,
@@ -185,16 +187,25 @@ def _fit_type(
     reserved: Mapping[str, int],
     slurm: SlurmOverrides,
 ) -> Fit | Cannot:
-    most = max(node.gpus.get(kind, 0) for node in nodes)
-    count = slurm.nodes or -(-request.min_chips // most)
-    each = -(-request.min_chips // count)
     name = request.chip or kind or "accelerators"
-    large = [node for node in nodes if node.gpus.get(kind, 0) >= each]
-    refused = _too_many(count, each, name, wish, partition, large)
-    if refused is not None:
+    most = max(node.gpus.get(kind, 0) for node in nodes)
+    least = -(-request.min_chips // most)
+    # As few machines as there are large enough ones of: with one of 8 and four of 4, twelve chips are three machines of 4.
+    counts = [slurm.nodes] if slurm.nodes else range(least, max(least, min(request.min_chips, len(nodes))) + 1)
+    refused: Cannot | None = None
+    for count in counts:
+        each = -(-request.min_chips // count)
+        large = [node for node in nodes if node.gpus.get(kind, 0) >= each]
+        found = _too_many(count, each, name, wish, partition, large)
+        if found is None:
+            break
+        refused = refused or found
+    else:
+        assert refused is not None
         return refused
-    left = {node.name: node.free(kind) - reserved.get(node.name, 0) for node in nodes}
-    free_now = [node.name for node in large if left[node.name] >= each]
+    usable = _usable(nodes, view, slurm)
+    left = {node.name: node.free(kind) - reserved.get(node.name, 0) for node in nodes if node.name in usable}
+    free_now = [node.name for node in large if left.get(node.name, 0) >= each]
     free, total = sum(max(0, one) for one in left.values()), sum(node.gpus.get(kind, 0) for node in nodes)
     now = partition.up and len(free_now) >= count
     shape = f"{count} machines with {each} {name} each" if count > 1 else f"{each} {name}"
@@ -209,6 +220,13 @@ def _fit_type(
         preferred=wish.default,
         taken=tuple((machine, each) for machine in free_now[:count]) if now else (),
     )
+
+
+def _usable(nodes: Sequence[QueueNode], view: QueueView, slurm: SlurmOverrides) -> set[str]:
+    """Machines that the job may get: none that it or its host excludes, and of those that it names no others."""
+    excluded = {*view.exclude, *slurm.exclude}
+    named = {*slurm.nodelist}
+    return {node.name for node in nodes if node.name not in excluded and (not named or node.name in named)}
 
 
 def _too_many(

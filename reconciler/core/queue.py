@@ -100,7 +100,6 @@ class QueueLimits:
     remembered_s: int | None = None
     kill_wait_s: int | None = None
     accounting: bool | None = None
-    requeue_default: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)

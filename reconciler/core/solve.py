@@ -27,7 +27,8 @@ class HostView:
     whatever the machine turns out to have.
 
     `slots` bounds CPU jobs at once. An accelerator counts as busy from `busy_mib` of used memory on. `queue` is set for hosts
-    behind which a scheduler decides; there, `chips` caps what one job may ask for, and None is no cap.
+    behind which a scheduler decides; there, `chips` caps what one job may ask for, and None is no cap. `poll_s`: what was seen
+    there may be taken for the present this long, unless we changed something.
     """
 
     name: str
@@ -37,6 +38,7 @@ class HostView:
     slots: int | None = None
     busy_mib: int = 100
     queue: QueueView | None = None
+    poll_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -93,6 +93,8 @@ def _fields(given: _Doc, *, drop: tuple[str, ...] = ()) -> _Doc:
         for name, value in given.items()
         if value is not None and name not in drop
     }
+    if "poll" in fields:
+        fields["poll_s"] = float(seconds(fields.pop("poll")))
     if "connect_timeout" in fields:
         fields["connect_timeout_s"] = float(seconds(fields.pop("connect_timeout")))
     return fields

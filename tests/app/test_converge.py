@@ -177,3 +177,21 @@ def test_a_look_that_was_not_complete_is_not_remembered_as_one(tmp_path, fault):
     assert desk.store.scanned() == {"h1", "h2"}
     assert len(desk.machines["h1"].living()) == 1
     desk.close()
+
+
+def test_a_queue_is_not_asked_again_before_its_time_unless_we_changed_something(desk: Desk):
+    view = HostView("ws", "plain", "lab", {}, slots=8, poll_s=15.0)
+    reconciler = Reconciler(desk.ports(hosts=(view,)))
+    desk.want(job("a", spec={"command": ["sleep", "600"]}))
+    looks = desk.backends["ws"].looks
+
+    def asked() -> int:
+        before = len(looks)
+        reconciler.apply(reconciler.look(), why="test")
+        return len(looks) - before
+
+    assert [asked(), asked(), asked()] == [1, 1, 0]  # the second: something was started
+    desk.clock.sleep(15.0)
+    assert asked() == 1
+    desk.want(job("b", spec={"command": ["sleep", "600"]}))
+    assert asked() == 1  # what is free is a question that was not asked

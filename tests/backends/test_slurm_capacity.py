@@ -67,7 +67,6 @@ def test_limits() -> None:
     """MaxArraySize is 10001: 0-10000 was accepted by the real one and 0-10001 refused."""
     assert capacity("idle").limits == QueueLimits(
         version="22.05.8", cluster="lab", array_max=10001, remembered_s=300, kill_wait_s=3, accounting=True,
-        requeue_default=True,
     )  # fmt: skip
 
 
@@ -239,7 +238,7 @@ def test_times(text: str, seconds: int | None) -> None:
 
 @pytest.mark.parametrize(("text", "limits"), [
     ("", QueueLimits()),
-    ("AccountingStorageType = (null)\nJobRequeue = 0\n", QueueLimits(accounting=False, requeue_default=False)),
+    ("AccountingStorageType = (null)\nJobRequeue = 0\n", QueueLimits(accounting=False)),
     ("AccountingStorageType=accounting_storage/none\n", QueueLimits(accounting=False)),
     ("MaxArraySize = 1001\nMaxJobCount = 500\n", QueueLimits(array_max=500)),
     ("MaxArraySize = 1001\nSchedulerParameters = a,max_array_tasks=100,b\n", QueueLimits(array_max=100)),

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from reconciler.backends import batch
+from reconciler.backends import batch, batch_judge
 from reconciler.backends.batch import BatchBackend
 from reconciler.core.cause import Cause
 from reconciler.core.errors import OutcomeUnknown, ReconcilerError
@@ -177,7 +177,7 @@ def test_a_submission_that_did_not_arrive_is_doubt_first_absence_later_and_one_j
     assert seen.presence is Presence.UNKNOWN
     assert "may still arrive" in seen.error
     with monkeypatch.context() as patch:
-        patch.setattr(batch, "UNSENT_S", 0.0)
+        patch.setattr(batch_judge, "UNSENT_S", 0.0)
         assert world.see(run).presence is Presence.ABSENT
     again = world.submit(run)
     assert isinstance(again, Accepted)
@@ -317,7 +317,7 @@ def ran_by_the_elder(world: World, run: Run) -> tuple[Known, str]:
 
 @pytest.mark.usefixtures("impatient")
 def test_a_queue_that_does_not_answer_whole_proves_nothing_about_anything(world: World, monkeypatch):
-    monkeypatch.setattr(batch, "UNSENT_S", 0.0)
+    monkeypatch.setattr(batch_judge, "UNSENT_S", 0.0)
     lives, over, doubtful, never = world.run(FOR_EVER), world.run(), world.run(), world.run()
     knowns = [world.start(lives), world.start(over)]
     world.ended(over)
@@ -440,7 +440,7 @@ def test_what_only_the_history_knows_is_unknown_until_it_tells(world: World, how
         "behind",
         "half",
     ):  # one that answers may lag, and so long nothing is concluded; silence never concludes
-        monkeypatch.setattr(batch, "HISTORY_LAG_S", 0.0)
+        monkeypatch.setattr(batch_judge, "HISTORY_LAG_S", 0.0)
     match how:
         case "down":
             world.slurm.set(accounting="down")
@@ -484,8 +484,8 @@ def test_a_run_of_which_nobody_knows_is_given_up_only_after_silence(world: World
     seen = world.see(known)
     assert seen.presence is Presence.UNKNOWN
     assert "given up after" in seen.error
-    monkeypatch.setattr(batch, "HISTORY_LAG_S", 0.0)
-    monkeypatch.setattr(batch, "QUIET_BEATS", 0)
+    monkeypatch.setattr(batch_judge, "HISTORY_LAG_S", 0.0)
+    monkeypatch.setattr(batch_judge, "QUIET_BEATS", 0)
     seen = world.see(known)
     assert (seen.presence, seen.alive) == (Presence.PRESENT, False)
     assert not seen.report.status.final
@@ -502,8 +502,8 @@ def test_a_foreign_job_that_was_given_our_id_is_neither_ours_nor_touched(world: 
     ident = world.ident(run)
     world.slurm.forget(ident, reuse=True, history=False)
     assert world.slurm.foreign(user=user, comment="reconciler:another") == ident
-    monkeypatch.setattr(batch, "HISTORY_LAG_S", 0.0)
-    monkeypatch.setattr(batch, "QUIET_BEATS", 0)
+    monkeypatch.setattr(batch_judge, "HISTORY_LAG_S", 0.0)
+    monkeypatch.setattr(batch_judge, "QUIET_BEATS", 0)
     assert not world.see(known).alive
     world.backend.cancel(known, reason="cancelled", grace_s=0.0, force=force)
     twin = Handle(run.run_id, run.token, {"job": ident, "twin": True})
@@ -552,8 +552,8 @@ def test_a_job_that_only_the_history_still_believes_in_is_given_up_after_silence
     seen = world.see(known)
     assert seen.presence is Presence.UNKNOWN
     assert "RUNNING" in seen.error
-    monkeypatch.setattr(batch, "HISTORY_LAG_S", 0.0)
-    monkeypatch.setattr(batch, "QUIET_BEATS", 0)
+    monkeypatch.setattr(batch_judge, "HISTORY_LAG_S", 0.0)
+    monkeypatch.setattr(batch_judge, "QUIET_BEATS", 0)
     seen = world.see(known)
     assert (seen.presence, seen.alive) == (Presence.PRESENT, False)
 
@@ -920,3 +920,105 @@ def test_two_launchers_of_one_run_make_one_job(world: World):
 
 def render(world: World, run: Run) -> Any:
     return world.backend.render(run, Facts(decode(run.normal), None, secrets={}))
+
+
+# --- found by review -------------------------------------------------------------------------------------------------
+
+
+def test_of_two_arrays_the_member_that_began_is_minded_and_never_taken_for_the_twin(world: World):
+    """The elder array is still tidying up when the younger has begun: its own number says nothing of that."""
+    runs = [world.run(FOR_EVER, name=name) for name in ("one", "two")]
+    world.slurm.set(paused=True)
+    world.slurm.fault("sbatch", "twice")
+    answers = world.submit(*runs, sweep="general/default/s")
+    elder, younger = dict.fromkeys(one["array"] for one in world.slurm.jobs())
+    world.slurm.set(held_arrays=[elder])
+    world.slurm.set(paused=False)
+    for run in runs:
+        world.began(run)
+    world.slurm.set(held_arrays=[])
+    world.until(lambda: [one["exit"] for one in world.slurm.jobs() if one["array"] == elder] == [[79, 0]] * 2)
+    world.slurm.show_as(f"{elder}_0", "RUNNING")
+    known = Known(runs[0], answers[runs[0].run_id].handle)
+    seen = world.see(known)
+    assert seen.handle.native["job"] == f"{younger}_0"
+    assert seen.twins == (f"{elder}_0",)
+    ours = Handle(runs[0].run_id, runs[0].token, {"job": f"{younger}_0", "twin": True})
+    assert world.backend.cancel(Known(runs[0], ours), reason="replaced", grace_s=0.0) == "already gone"
+    assert world.see(known).alive
+
+
+def test_a_member_that_an_earlier_array_runs_is_followed_there(world: World, monkeypatch):
+    """The first array arrives late, when the sweep has been sent again without one member: other names, other places."""
+    runs = [world.run(FOR_EVER, name=name) for name in ("one", "two", "three")]
+    world.slurm.fault("sbatch", "late", late_s=2.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(batch, "COMMAND_S", 1.0)
+        assert world.submit(*runs, sweep="general/default/s") == {}
+    world.slurm.set(paused=True)
+    answers = world.submit(*runs[:2], sweep="general/default/s")
+    second = answers[runs[0].run_id].handle.native["job"].partition("_")[0]
+    world.until(lambda: len({one["array"] for one in world.slurm.jobs()}) == 2)
+    world.slurm.set(held_arrays=[int(second)])
+    world.slurm.set(paused=False)
+    world.until(lambda: world.slurm.jobs() and world.starts(runs[0]))
+    world.slurm.set(held_arrays=[])
+    again = f"{second}_0"
+    world.until(lambda: [one["exit"] for one in world.slurm.jobs() if one["ident"] == again] == [[79, 0]])
+    seen = world.see(Known(runs[0], answers[runs[0].run_id].handle))
+    assert seen.alive
+    assert seen.handle.native["job"].partition("_")[0] != second
+
+
+def test_a_run_whose_secrets_are_gone_does_not_start_without_them(world: World):
+    run = world.run("echo ran")
+    world.slurm.set(paused=True)
+    known = Known(run, world.submit(run, secrets={"KEY": Secret("hunter2-x")}).handle)
+    (world.site.run_dir(run) / contract.SECRETS).unlink()
+    world.slurm.set(paused=False)
+    seen = world.ended(known)
+    assert seen.report.status is ReportStatus.FAILED
+    assert b"ran" not in world.backend.logs(known, LogCursor()).data
+
+
+def test_a_stop_that_never_reached_the_scheduler_is_made_good_by_the_next(world: World):
+    run = world.run(FOR_EVER)
+    world.slurm.set(paused=True)
+    known = Known(run, world.submit(run).handle)
+    with world.hurt("scancel", "down"), pytest.raises(OutcomeUnknown):
+        world.backend.cancel(known, reason="cancelled", grace_s=1.0)
+    assert world.backend.cancel(known, reason="cancelled", grace_s=1.0) == "already gone"
+    assert [one["word"] for one in world.jobs(run)] == ["CANCELLED"]
+
+
+def test_a_run_whose_directory_is_gone_ends_where_no_history_is_kept(world: World, monkeypatch):
+    world.slurm.set(accounting="off")
+    monkeypatch.setattr(batch_judge, "HISTORY_LAG_S", 0.0)
+    run = world.run("exit 0")
+    known = world.start(run)
+    world.ended(known)
+    world.over(run)
+    world.slurm.set(min_job_age_s=0)
+    world.site.run_dir(run).rename(Path(world.site.root) / "aside")
+    seen = world.see(known)
+    assert (seen.presence, seen.alive) == (Presence.PRESENT, False)
+
+
+def test_no_history_is_no_history_however_many_questions_it_takes(world: World, monkeypatch):
+    from reconciler.backends import slurm
+
+    world.slurm.set(accounting="off")
+    for name in ("HISTORY_LAG_S", "QUIET_BEATS"):
+        monkeypatch.setattr(batch_judge, name, 0)
+    monkeypatch.setattr(slurm, "_ASKED_MAX", 1)
+    knowns = []
+    for name in ("one", "two"):
+        run = world.run("trap 'exit 0' TERM; sleep 600 & wait", name=name)
+        knowns.append(world.start(run))
+        world.slurm.preempt(world.ident(run), "CANCEL")
+    for known in knowns:
+        world.ended(known)
+    world.slurm.set(min_job_age_s=0)
+    world.until(lambda: not world.slurm.jobs())
+    census = world.backend.observe(Look(tuple(knowns)))
+    assert [census.look(known.run.run_id).presence for known in knowns] == [Presence.PRESENT] * 2

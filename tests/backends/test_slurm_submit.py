@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.backends.dialect import Answer, Dialect, Doubtful, Probe, Refused, Taken
+from reconciler.backends.dialect import FOREIGN, Answer, Dialect, Doubtful, Probe, Refused, Taken
 from reconciler.backends.slurm import SlurmDialect
 from runtime import commands
 from tests.backends.slurm_records import ANSWERS, recorded
@@ -46,11 +46,20 @@ def test_recorded_refusals_say_what_to_change(name: str, hint: str) -> None:
     assert "sbatch: error" not in judged.words
 
 
-def test_a_limit_of_the_account_is_no_for_now() -> None:
+def test_what_one_job_may_not_have_is_no_for_good() -> None:
     judged = SLURM.parse_submit(recorded("submit-qos-limit"))
     assert isinstance(judged, Refused)
+    assert judged.final
+    assert "spec.slurm.qos" in judged.hint
+
+
+def test_too_many_jobs_are_no_for_now() -> None:
+    """Hand-made, in the words of slurm_errno.c."""
+    failed = "sbatch: error: Batch job submission failed: Job violates accounting/QOS policy"
+    words = f"sbatch: error: AssocMaxSubmitJobLimit\n{failed}"
+    judged = SLURM.parse_submit(Answer(1, "", words))
+    assert isinstance(judged, Refused)
     assert not judged.final
-    assert "QOSMaxWallDurationPerJobLimit" in judged.words
 
 
 def test_every_recorded_submission_is_judged() -> None:
@@ -177,7 +186,7 @@ def test_a_state_that_we_do_not_know_is_neither_alive_nor_ended() -> None:
     assert judge(SLURM.alive(), Answer(0, text.replace("HIBERNATING", "SUSPENDED"), "")) == "7_1"
 
 
-@pytest.mark.parametrize(("probe", "groups"), [(SLURM.find(), 2), (SLURM.alive(), 1)], ids=["find", "alive"])
+@pytest.mark.parametrize(("probe", "groups"), [(SLURM.find(), 2), (SLURM.alive(), 2)], ids=["find", "alive"])
 def test_a_probe_has_one_place_for_what_is_asked(probe: Probe, groups: int) -> None:
     assert [word for word in probe.argv if "{}" in word] == ["{}"]
     assert re.compile(probe.found).groups == groups
@@ -206,41 +215,53 @@ def test_of_jobs_with_one_name_the_mark_tells_which_is_ours(name: str, mark: str
 # --- cancel
 
 
-def cancelled(folder: Path, job: tuple[str, str], shown: str = "", code: int = 0) -> tuple[int, str]:
+def cancelled(folder: Path, ident: str, shown: str, code: int = 0, *, ask: bool = False) -> tuple[int, str]:
     """Exit code of the cancel, with stand-ins for both commands, and what scancel was given. Filled in as the node does it."""
     log = folder / "called"
     for tool, body in {"squeue": f"printf '%s\\n' '{shown}'; exit {code}", "scancel": f'echo "$@" >> {log}'}.items():
         (folder / tool).write_text(f"#!/bin/sh\n{body}\n", encoding="utf-8")
         (folder / tool).chmod(0o755)
-    argv = SLURM.cancel("{ident}", "{name}", ask=False)
-    argv = tuple(word.replace("{ident}", job[0]).replace("{name}", job[1]) for word in argv)
+    known = {"{ident}": ident, "{name}": "run", "{mark}": "reconciler:me"}
+    argv = [known.get(word, word) for word in SLURM.cancel("{ident}", "{name}", "{mark}", ask=ask)]
     done = subprocess.run(argv, env={**os.environ, "PATH": f"{folder}:{os.environ['PATH']}"})
     return done.returncode, log.read_text(encoding="utf-8") if log.exists() else ""
 
 
-def test_cancelling_compares_the_name_in_slurm(tmp_path: Path) -> None:
-    assert cancelled(tmp_path, ("12", "run")) == (0, "--name=run 12\n")
-    assert SLURM.cancel("12_3", "run", ask=True)[3:] == (
-        "scancel",
-        "--signal=TERM",
-        "--state=RUNNING",
-        "--name=run",
-        "12_3",
-    )
-    assert "SCANCEL_STATE" in SLURM.cancel("12", "run", ask=True)[2]
+OURS = "run reconciler:me"
 
 
-@pytest.mark.parametrize(("shown", "code", "called"), [
-    ("run", 0, "12_3\n"), ("other", 0, ""), ("", 0, ""), ("run2", 0, ""), ("run", 1, ""),
-])  # fmt: skip
-def test_a_member_is_cancelled_without_a_filter_and_only_under_its_name(
-    tmp_path: Path, shown: str, code: int, called: str
-) -> None:
-    """The real scancel, given a filter, ends the whole waiting rest of the array."""
-    assert cancelled(tmp_path, ("12_3", "run"), shown, code) == (code, called)
+@pytest.mark.parametrize(
+    ("ident", "ask", "called"),
+    [
+        ("12", False, "--name=run 12\n"),
+        ("12_3", False, "12_3\n"),  # the real scancel, given a filter, ends the whole waiting rest of the array
+        ("12", True, "--signal=TERM --state=RUNNING --name=run 12\n"),
+        ("12_3", True, "--signal=TERM --state=RUNNING --name=run 12_3\n"),
+    ],
+)
+def test_what_is_ours_is_ended_or_asked(tmp_path: Path, ident: str, ask: bool, called: str) -> None:
+    assert cancelled(tmp_path, ident, OURS, ask=ask) == (0, called)
 
 
-@pytest.mark.parametrize("name", ["cancel-wrong-name", "cancel-member", "cancel-array", "cancel-ask-waiting"])
-def test_recorded_cancels_say_nothing_of_what_they_did(name: str) -> None:
-    """Wrong name, right name: both 0. Only looking tells."""
-    assert recorded(name) == Answer(0, "", "")
+@pytest.mark.parametrize("shown", ["other reconciler:me", "run reconciler:another", "run2 reconciler:me", ""])
+@pytest.mark.parametrize("ident", ["12", "12_3"])
+@pytest.mark.parametrize("ask", [True, False])
+def test_another_name_or_mark_is_somebody_elses_job(tmp_path: Path, ident: str, shown: str, ask: bool) -> None:
+    assert cancelled(tmp_path, ident, shown, ask=ask) == (FOREIGN, "")
+
+
+@pytest.mark.parametrize("shown", ["run (null)", "run "])
+def test_a_site_that_drops_comments_leaves_the_name(tmp_path: Path, shown: str) -> None:
+    assert cancelled(tmp_path, "12", shown) == (0, "--name=run 12\n")
+
+
+def test_a_queue_that_does_not_answer_cancels_nothing(tmp_path: Path) -> None:
+    assert cancelled(tmp_path, "12", OURS, 1) == (75, "")
+
+
+def test_the_recorded_cancels_of_a_real_slurm() -> None:
+    """What is ended and what is not there say little: only looking tells."""
+    codes = {
+        name: recorded(f"cancel-{name}").returncode for name in ("wrong-name", "member", "array", "gone", "no-such")
+    }
+    assert codes == {"wrong-name": FOREIGN, "member": 0, "array": 0, "gone": 1, "no-such": 75}

@@ -250,3 +250,24 @@ def test_what_no_load_can_mend_is_final_only_when_every_host_says_so():
     impossible = Request(chip="h100", min_chips=64)
     assert among(impossible, queue_host("one", FREE)).final
     assert not among(impossible, queue_host("one", FREE), queue_host("dark", None, error="down")).final
+
+
+def test_unequal_machines_are_combined_as_they_are():
+    nodes = [node(f"a{number}", 4) for number in range(4)]
+    found = fitted(Request(chip="h100", min_chips=12), cluster(*nodes, node("b", 8)))
+    assert (found.place["nodes"], found.place["gpus_per_node"]) == (3, 4)
+
+
+def test_excluded_and_unnamed_machines_have_nothing_free_for_the_job():
+    capacity = cluster(node("a"), node("b", used=8))
+    assert fitted(H100, capacity).now
+    assert not fitted(H100, capacity, exclude=("a",)).now
+    assert not fitted(H100, capacity, QueueView(exclude=("a",))).now
+    assert not fitted(H100, capacity, nodelist=("b",)).now
+
+
+def test_a_cpu_job_prefers_a_host_whose_partition_is_up():
+    down = cluster(node("a"), partitions=(replace(partition("cpu", "a"), up=False),))
+    view = (PartitionWish("cpu"),)
+    found = among(Request(), queue_host("dark", down, cpu_partitions=view), queue_host("lit", FREE))
+    assert found.host == "lit"

@@ -111,7 +111,7 @@ def test_an_empty_cluster_answers_as_recorded(lab: Lab):
     assert lab.say(D.accounting([], ["no-such-name"])[0]) == recorded("history-empty")
     assert lab.say([word.replace("{}", "no-such-name") for word in D.find().argv]) == recorded("find-none")
     assert lab.say([word.replace("{}", "99999") for word in D.alive().argv]) == recorded("alive-unknown")
-    assert lab.say(D.cancel("99999", "cancelled", ask=False)) == recorded("cancel-no-such")
+    assert lab.say(D.cancel("99999", "cancelled", "m", ask=False)) == recorded("cancel-no-such")
     for part, argv in D.capacity().items():
         told, known = lab.say(argv), recorded(f"capacity-idle-{part}")
         assert (told.returncode, told.stderr) == (known.returncode, known.stderr)
@@ -128,8 +128,8 @@ def test_without_a_controller_or_a_database_it_answers_as_recorded(lab: Lab):
         "submit": D.submit(str(lab.jobs / "s.sh")),
         "find": D.find().argv,
         "alive": D.alive().argv,
-        "cancel": D.cancel("1", "done", ask=False),
-        "cancel-member": D.cancel("1_2", "done", ask=False),
+        "cancel": D.cancel("1", "done", "m", ask=False),
+        "cancel-member": D.cancel("1_2", "done", "m", ask=False),
     }
     for name, argv in argvs.items():
         assert lab.say(argv) == recorded(f"{name}-controller-down"), name
@@ -231,13 +231,13 @@ def test_how_jobs_end_is_listed_as_recorded(lab: Lab):
         )
         assert line in nodes
     # 22.05: a filter, and a waiting member: then the bare id, by which only that one goes, without a trace
-    assert lab.say(D.cancel(f"{array}_5", "other", ask=False)) == recorded("cancel-wrong-name")
-    assert lab.say(D.cancel(f"{array}_5", "members", ask=False)) == recorded("cancel-member")
-    assert lab.say(D.cancel(f"{array}_4", "members", ask=True)) == recorded("cancel-ask-waiting")
+    assert lab.say(D.cancel(f"{array}_5", "other", "reconciler:a", ask=False)) == recorded("cancel-wrong-name")
+    assert lab.say(D.cancel(f"{array}_5", "members", "reconciler:a", ask=False)) == recorded("cancel-member")
+    assert lab.say(D.cancel(f"{array}_4", "members", "reconciler:a", ask=True)) == recorded("cancel-ask-waiting")
     left = [name for name in queue(lab.say(D.queue())) if name.startswith("members")]
     assert left == ["members_2", "members_3", "members_4", "members_0", "members_1"]
     for ident, name in ((ended, "cancelled"), (pended, "cancelled-waiting"), (array, "members")):
-        assert lab.say(D.cancel(ident, name, ask=False)) == recorded("cancel-array")
+        assert lab.say(D.cancel(ident, name, "reconciler:a", ask=False)) == recorded("cancel-array")
     assert queue(lab.say(D.queue()))["cancelled"] == queue(recorded("queue-ending"))["cancelled"]
     assert lab.say(["scontrol", "requeuehold", held]).returncode == 0
     lab.slurm.requeue(back)
@@ -248,8 +248,8 @@ def test_how_jobs_end_is_listed_as_recorded(lab: Lab):
         lambda: lab.is_a("CANCELLED", ended, array) and lab.is_a("PREEMPTED", victim) and lab.is_a("NODE_FAIL", lost)
     )
     lab.until(lambda: lab.is_a("PENDING", held) and lab.is_a("RUNNING", other, back))
-    assert lab.say(D.cancel(ended, "cancelled", ask=False)) == Answer(
-        1, "", recorded("cancel-gone").stderr.replace("22", ended)
+    assert lab.say(D.cancel(ended, "cancelled", "m", ask=False)) == Answer(
+        1, "", recorded("cancel-gone").stderr.replace("id 1:", f"id {ended}:")
     )
     told, known = queue(lab.say(D.queue())), queue(recorded("queue-ended"))
     known["done"][-1] = "reconciler:done"  # no blank can stand in a directive

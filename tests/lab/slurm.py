@@ -256,7 +256,14 @@ class SlurmLab:
     def _start_database(self) -> None:
         common = ["--no-defaults", f"--user={self._user}", f"--datadir={self.root}/db", "--skip-name-resolve"]
         install = ["mariadb-install-db", *common, "--auth-root-authentication-method=normal", "--skip-test-db"]
-        self.out(*install)
+        done = self.run(*install)
+        for _ in range(2):  # mariadbd has been seen to die of SIGSEGV here, once in hundreds of times
+            if done.returncode == 0:
+                break
+            shutil.rmtree(self.root / "db")
+            (self.root / "db").mkdir()
+            done = self.run(*install)
+        assert done.returncode == 0, done
         sock, port = f"--socket={self.root}/run/mysql.sock", self._port + 2
         files = [sock, f"--pid-file={self.root}/run/mariadbd.pid", f"--log-error={self.log}/mariadb.log"]
         sizes = [

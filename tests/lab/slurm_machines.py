@@ -34,10 +34,10 @@ if [ -n "$3" ]; then
         n=$((n + 1)); mkdir -p "$3/keep/$n"; mount --bind "$kept" "$3/keep/$n"
     done
     mount --bind "$2/home" "$4"
+    mount --bind "$3/tmp" /tmp
     n=0; for kept in $LAB_KEEP; do
         n=$((n + 1)); mkdir -p "$kept"; mount --bind "$3/keep/$n" "$kept"
     done
-    mount --bind "$3/tmp" /tmp
 fi
 if [ -n "$5" ]; then
     for controller in freezer memory cpuset cpuacct; do
@@ -89,7 +89,7 @@ class Machines:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env={**self._env, "SLURM_CONF": str(self.conf), "LAB_NODE": machine, "LAB_KEEP": kept_of_home()},
+                env={**self._env, "SLURM_CONF": str(self.conf), "LAB_NODE": machine, "LAB_KEEP": kept()},
                 cwd=self.log,
                 start_new_session=True,
             )
@@ -185,10 +185,14 @@ def cgroups_missing() -> Iterable[str]:
     return [name for name in CONTROLLERS if not os.access(CGROUPS / name / "cgroup.procs", os.W_OK)]
 
 
-def kept_of_home() -> str:
-    """Where this Python lies, when that is below HOME, which the nodes have a directory of their own for."""
-    home = pwd.getpwuid(os.getuid()).pw_dir
-    return " ".join(sorted({prefix for prefix in (sys.prefix, sys.base_prefix) if Path(prefix).is_relative_to(home)}))
+def kept() -> str:
+    """This Python and this checkout, where they lie below HOME or /tmp, of which the nodes have their own."""
+    hidden = (pwd.getpwuid(os.getuid()).pw_dir, "/tmp")
+    places = sorted({str(Path(place)) for place in (sys.prefix, sys.base_prefix, Path(__file__).parents[2])})
+    below = [place for place in places if any(Path(place).is_relative_to(one) for one in hidden)]
+    return " ".join(
+        one for one in below if not any(one != other and Path(one).is_relative_to(other) for other in below)
+    )
 
 
 def hostname_is_local() -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import time
 from pathlib import Path
 
@@ -148,7 +149,7 @@ def test_a_full_disk_on_the_node_is_said_and_nothing_is_started(empty_site: Site
         site = empty_site
         site.env = {"RECONCILER_SSH_CONFIG": str(made.ssh_config)}
         inventory = lab_inventory(made, "small")
-        home = os.path.expanduser("~")
+        home = pwd.getpwuid(os.getuid()).pw_dir  # that of the host, not the one of the tests
         inventory["clusters"]["small"] = {"root": f"{home}/c", "work": f"{home}/w"}
         site.make(inventory)
         (site.repo / "big").write_bytes(os.urandom(12 << 20))

@@ -36,6 +36,7 @@ def inventory(cluster: Cluster, root: Path, **host: Any) -> dict[str, Any]:
                 "partitions": [{"name": "gpu", "default": True}],
                 "cpu_partitions": ["cpu"],
                 "connect_timeout": "5s",
+                "poll": 0,  # tests have no manners
                 **host,
             }
         },
@@ -285,8 +286,7 @@ def test_a_preempted_run_goes_on_from_its_checkpoint(group: Group):
     group.job("high", ["sleep", "4"], request={"chip": "h100", "min_chips": 16})
     group.commit()
     ok(group("apply", "--yes"))
-    found = group.until(lambda jobs: jobs["low"]["attempt"] == 2 and jobs["low"]["phase"] == "Running", apply=True)
-    assert found["high"]["phase"] in ("Running", "Succeeded")
+    group.until(lambda jobs: jobs["low"]["attempt"] == 2 and jobs["low"]["phase"] == "Running", apply=True)
     assert "preempted" in group("history", "low").out.lower()
     text = ""
     deadline = time.monotonic() + 40
@@ -453,6 +453,22 @@ def test_a_requeue_by_an_administrator_is_the_same_attempt(group: Group):
     group.phase("t", "Queued")
     found = group.running("t")
     assert (found["attempt"], found["handle"]) == (1, ident)
+
+
+def test_a_run_that_has_completed_is_not_started_again_by_anybody(group: Group):
+    group.job("t", "echo ran", restart={"owner": "slurm"}, secrets={"KEY": {"env": "KEY"}})
+    group.env["KEY"] = "hunter2-x"
+    group.commit()
+    ok(group("apply", "--yes", "--wait"))
+    [line] = group.queue_of("t")
+    ident = line.split()[0]
+    group.cluster.slurm.out("scontrol", "requeue", ident)
+    deadline = time.monotonic() + 40
+    while group.queue_of("t") != [f"{ident} FAILED"]:
+        assert time.monotonic() < deadline, group.queue_of("t")
+        time.sleep(0.2)
+    assert group("logs", "t").out == "ran\n"
+    assert group.status()["t"]["phase"] == "Succeeded"
 
 
 # --- when Slurm itself is away
