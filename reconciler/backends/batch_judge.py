@@ -125,12 +125,21 @@ def judge(one: Seen, dialect: Dialect, *, heartbeat_s: float) -> Sighting:
     if one.is_absent and job is None and not one.is_settled:
         return Sighting(one.run_id, Presence.ABSENT)
     if job is not None:
-        # The queue tells no exit codes; the history may have lagged, then what is known has to do.
-        told = one.history if unexplained(job) and one.history is not None else job
-        return _present(one, run, ended_report(run, record, told, system), job)
+        return _listed(one, job, run, record, system)
     if over:
         return _present(one, run, record, None)
     return _vanished(one, run, record, system, heartbeat_s)
+
+
+def _listed(one: Seen, job: QueueJob, run: Run | None, record: Report | None, system: str) -> Sighting:
+    """The queue lists it as ended. It tells no exit codes: those are in the history, which is written a moment later."""
+    told, history = job, one.history
+    if one.is_missing:
+        if history is not None and not lives(history, theirs=False):
+            told = history
+        elif one.history_kept and not one.history_error and not _quiet(one, HISTORY_LAG_S):
+            return _unknown(one, f"{system} lists it as {job.word}, and its history does not say how it ended yet")
+    return _present(one, run, ended_report(run, record, told, system), job)
 
 
 def _vanished(one: Seen, run: Run | None, record: Report | None, system: str, heartbeat_s: float) -> Sighting:

@@ -643,6 +643,20 @@ def test_a_supervisor_that_was_killed_leaves_an_end_all_the_same(world: World):
     assert report.cause is Cause.INFRASTRUCTURE
 
 
+def test_an_end_that_the_queue_lists_without_its_code_waits_for_the_history(world: World):
+    """The queue says FAILED and no more; why is in the history a moment later."""
+    world.slurm.set(history_lag_s=600)
+    run = world.run("kill -KILL $PPID")
+    known = world.start(run)
+    world.over(run)
+    seen = world.see(known)
+    assert seen.presence is Presence.UNKNOWN, seen
+    assert "does not say how it ended yet" in seen.error
+    world.slurm.set(history_lag_s=0)
+    report = world.see(known).report
+    assert (report.status, report.cause) == (ReportStatus.FAILED, Cause.INFRASTRUCTURE)
+
+
 # --- who owns restarts
 
 
