@@ -39,6 +39,7 @@ def _site(scratch: Path, lab: Any, ssh: Any, name: str) -> Any:
         "hosts": {
             "hpc": {
                 "type": "slurm",
+                "poll": 0,  # each pass asks: what an answer of some seconds ago costs is no question
                 "ssh": "login01",
                 "cluster": "hpc",
                 "partitions": ["gpu"],
