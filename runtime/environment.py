@@ -22,7 +22,16 @@ if TYPE_CHECKING:
 
 BUNDLE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 # Signals that Python ignores and a program expects at their defaults, and those that the supervisor may handle.
-DEFAULTS = (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD, signal.SIGURG)
+DEFAULTS = (
+    signal.SIGPIPE,
+    signal.SIGXFSZ,
+    signal.SIGINT,
+    signal.SIGQUIT,
+    signal.SIGTERM,
+    signal.SIGHUP,
+    signal.SIGCHLD,
+    signal.SIGURG,
+)
 
 
 def of_run(run: Run, start_time: str) -> Environ:

@@ -38,6 +38,8 @@ class LeadRecord(Record):
     def finish(self, ending: Ending) -> None:
         """This worker's end; the run's follows when all have ended (runtime/step.py, end)."""
         self.beat()
+        if self.is_disowned:
+            return
         Record(self._directory, self._mine, secrets=self._secret_values).finish(ending)
 
 

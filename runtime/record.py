@@ -58,6 +58,7 @@ class Record:
         self._reserve = os.path.join(status_dir, ".metadata.json.reserve")
         self._progress = os.path.join(status_dir, contract.PROGRESS)
         self._checkpoint_dir = checkpoint_dir
+        self._disowned = False
         self._secrets = sorted((value for value in secrets if len(value) >= SECRET_CHARS_MIN), key=len, reverse=True)
 
     def beat(self) -> None:
@@ -86,6 +87,15 @@ class Record:
             self._write_reserve()
         status.remove_file(self._reserve)
 
+    def disown(self) -> None:
+        """Write no more, not even the end: another life of the run is the one writer now."""
+        self._disowned = True
+
+    @property
+    def is_disowned(self) -> bool:
+        """Does another life of the run write this record?"""
+        return self._disowned
+
     def keep_space(self) -> None:
         """Set blocks aside for the final record, so that a run which fills the disk can still say so."""
         if not hasattr(os, "posix_fallocate"):
@@ -108,6 +118,8 @@ class Record:
         return text
 
     def _write(self, *, durable: bool) -> None:
+        if self._disowned:
+            return
         self._advance()
         status.replace_json(self._path, self.fields, durable=durable)
 

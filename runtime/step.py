@@ -182,6 +182,8 @@ def work(run: Run, job: Job) -> int:
     supervisor = QueuedSupervisor(claimed, node, job, record=record, log=log, subreaper=process.subreaper()())
     try:
         result = bring_to_end(claimed, supervisor)
+        if _is_displaced(supervisor):
+            return contract.EXIT_NOT_OURS
         record.finish(result)
     except OSError as error:
         os.write(kept, b"reconciler: the final record could not be written: %s\n" % os.fsencode(str(error)))
@@ -189,6 +191,13 @@ def work(run: Run, job: Job) -> int:
     if result.status == contract.COMPLETED and not run["keep_work"]:
         files.remove_tree(run["work_dir"])
     return gang.code_of(result.status, result.exit_code)
+
+
+def _is_displaced(supervisor: QueuedSupervisor) -> bool:
+    try:
+        return supervisor.is_displaced()
+    except (OSError, ValueError):
+        return False  # not to be known: the end is written, as that of a run that has it to itself
 
 
 def _is_started(run: Run, job: Job) -> bool:
@@ -261,9 +270,16 @@ class QueuedSupervisor(Supervisor):
         return code
 
     def _is_fenced(self) -> bool:
-        # The scheduler may have given this machine up while it still runs, and started the job elsewhere.
+        return super()._is_fenced() or self.is_displaced()
+
+    def is_displaced(self) -> bool:
+        """Did the scheduler give this machine up while it still runs, and start the job elsewhere? Raises OSError, ValueError.
+        The record is that life's from then on: what this one wrote of its end would read as the end of the run."""
         started = claim.read_started(self.run["status_dir"])
-        return super()._is_fenced() or (started is not None and not self._job.owns(started))
+        if started is None or self._job.owns(started):
+            return False
+        self.record.disown()
+        return True
 
 
 # -- end --------------------

@@ -685,14 +685,14 @@ def test_with_slurm_as_owner_a_preempted_run_is_waited_for_and_its_log_goes_on(w
 
 def test_a_machine_that_is_cut_off_does_not_run_the_attempt_beside_its_next_life(world: World):
     """The old processes live on unseen; they learn that the scheduler started the job anew, and end."""
-    run = world.run(f"echo $$ >> {world.site.root}/pids; {FOR_EVER}", restart={"owner": "slurm"})
+    run = world.run(f"echo $$ $PPID >> {world.site.root}/pids; {FOR_EVER}", restart={"owner": "slurm"})
     known = world.start(run)
     ident = world.ident(run)
     world.slurm.node(world.jobs(run)[0]["nodes"][0], "down", unseen=True)
     pids = Path(world.site.root) / "pids"
     world.until(lambda: world.jobs(run) and len(pids.read_text().splitlines()) == 2)
-    old, new = (int(line) for line in pids.read_text().splitlines())
-    world.until(lambda: not Path(f"/proc/{old}").exists())
+    (old, minder), (new, _) = (line.split() for line in pids.read_text().splitlines())
+    world.until(lambda: not Path(f"/proc/{old}").exists() and not Path(f"/proc/{minder}").exists())
     assert Path(f"/proc/{new}").exists()
     seen = world.see(known)
     assert seen.alive
