@@ -33,7 +33,7 @@ LOCK_WAIT_S = 10.0  # a claim takes milliseconds; whoever holds the lock this lo
 
 
 class Claimed:
-    """The run is ours to start: its first record is on disk, its log is open."""
+    """The run is ours to start: its first record is on disk, its log is open (-1 where a queue system starts it)."""
 
     def __init__(self, run: Run, record: Dict[str, Any], log: int) -> None:
         self.run = run
@@ -280,11 +280,12 @@ def _make(run: Run, node: Node, launcher: Dict[str, Any], job_dir: str) -> Claim
     log = -1
     try:
         os.mkdir(aside, 0o755)
-        log = os.open(
-            os.path.join(aside, contract.LOG),
-            os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOCTTY,
-            0o644,
-        )
+        if not run["queue"]:  # else another machine opens it when the job begins
+            log = os.open(
+                os.path.join(aside, contract.LOG),
+                os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOCTTY,
+                0o644,
+            )
         status.write_file(os.path.join(aside, contract.CLAIM), status.encode(claim), flush=False)
         status.write_file(os.path.join(aside, contract.METADATA), status.encode(record), flush=False)
         status.write_file(os.path.join(aside, contract.CONFIG), status.encode(run["config"]), flush=False)

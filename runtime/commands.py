@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Dict, List, Optional, Tuple
+    from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 OUTPUT_BYTES_MAX = 64 << 20
 LOGIN_SHELL_S = 20.0
@@ -18,30 +19,56 @@ _LOGIN = 'command -v "$1" >/dev/null 2>&1 && exec env -0'
 _environ: Optional[Dict[bytes, bytes]] = None
 
 
+class Begun:
+    """A command on its way. `answer` waits for it; what it says meanwhile must fit into a pipe."""
+
+    def __init__(self, argv: List[str], timeout_s: float, unset: Sequence[str] = ()) -> None:
+        # `sh -c TEXT PROGRAM ...` is a prelude to the program that is wanted.
+        self._program = argv[3] if argv[:2] == ["sh", "-c"] and len(argv) > 3 else argv[0]
+        self._timeout_s = timeout_s
+        self._began = time.monotonic()
+        self.took_s = 0.0  # until its answer was heard
+        self._process: Optional[subprocess.Popen[bytes]] = None
+        self._failure = ""
+        environ = _environment(self._program)
+        if environ is None:
+            self._failure = "%s is neither in PATH on %s nor in that of its login shell" % (
+                self._program,
+                os.uname().nodename,
+            )
+            return
+        for name in unset:
+            environ.pop(os.fsencode(name), None)
+        try:
+            self._process = subprocess.Popen(
+                argv, env=environ, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            )
+        except OSError as error:
+            self._failure = "%s: %s" % (argv[0], error.strerror)
+
+    def answer(self) -> Dict[str, Any]:
+        """`{"rc", "stdout", "stderr"}`. `rc` is None when the command was ended at its deadline or could not be run."""
+        if self._process is None:
+            return {"rc": None, "stdout": "", "stderr": self._failure}
+        with self._process as process:
+            try:
+                # One that ended long ago is heard all the same.
+                out, err = process.communicate(timeout=max(0.5, self._began + self._timeout_s - time.monotonic()))
+            except subprocess.TimeoutExpired as late:
+                process.kill()
+                said = _text(late.stderr or b"") + "%s did not answer within %g s" % (self._program, self._timeout_s)
+                return {"rc": None, "stdout": _text(late.stdout or b""), "stderr": said}
+            except BaseException:
+                process.kill()
+                raise
+            finally:
+                self.took_s = time.monotonic() - self._began
+        return {"rc": process.returncode, "stdout": _text(out), "stderr": _text(err)}
+
+
 def run(argv: List[str], timeout_s: float) -> Dict[str, Any]:
-    """`{"rc", "stdout", "stderr"}`. `rc` is None when the command was ended at its deadline or could not be run."""
-    # `sh -c TEXT PROGRAM ...` is a prelude to the program that is wanted.
-    program = argv[3] if argv[:2] == ["sh", "-c"] and len(argv) > 3 else argv[0]
-    environ = _environment(program)
-    if environ is None:
-        said = "%s is neither in PATH on %s nor in that of its login shell" % (program, os.uname().nodename)
-        return {"rc": None, "stdout": "", "stderr": said}
-    try:
-        done = subprocess.run(
-            argv,
-            env=environ,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            timeout=timeout_s,
-            check=False,
-        )
-    except subprocess.TimeoutExpired as late:
-        said = _text(late.stderr or b"") + "%s did not answer within %g s" % (program, timeout_s)
-        return {"rc": None, "stdout": _text(late.stdout or b""), "stderr": said}
-    except OSError as error:
-        return {"rc": None, "stdout": "", "stderr": "%s: %s" % (argv[0], error.strerror)}
-    return {"rc": done.returncode, "stdout": _text(done.stdout), "stderr": _text(done.stderr)}
+    """Begin it, and wait for its answer."""
+    return Begun(argv, timeout_s).answer()
 
 
 def probe(question: Dict[str, Any], value: str, timeout_s: float) -> Tuple[Optional[bool], str, Dict[str, Any]]:
@@ -103,7 +130,7 @@ def _environment(program: str) -> Optional[Dict[bytes, bytes]]:
             _environ = {name.rpartition(b"\n")[2]: value for name, value in pairs}
         except (OSError, subprocess.TimeoutExpired):
             _environ = {}
-    return _environ if _is_in(program, _environ) else None
+    return dict(_environ) if _is_in(program, _environ) else None
 
 
 def _is_in(program: str, environ: Dict[bytes, bytes]) -> bool:

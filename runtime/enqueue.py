@@ -4,12 +4,13 @@ One remote command does all of it, in an order that a crash anywhere leaves deci
 answer, then the submission, then `queued` with the answer. A claim without `queued` was never sent. One with `queued` but
 without an answer may have been: before such a run is sent again, the queue is asked for its name. Should two jobs of one run
 get into the queue all the same, the first to start wins `started`, and the other ends at once (runtime/step.py).
+
+Submissions overlap, each in that order: while the scheduler takes some, the files of the next are written.
 """
 
 from __future__ import annotations
 
 import os
-import time
 
 from runtime import claim, commands, contract, files, launch, process, status
 from runtime.contract import Refused
@@ -26,14 +27,19 @@ if TYPE_CHECKING:
 
 # A scheduler that took this long to say no to one job is not asked about the next ones in the same batch.
 SLOW_S = 5.0
+# Submissions on their way at once: while the scheduler takes one, the next one's files are written.
+ABREAST = 3
 
 
 def enqueue(document: Dict[str, Any], say: Say) -> Dict[str, Any]:
     """Serve one batch of submissions; one answer per run, each as soon as it is known."""
     os.umask(os.umask(0o022) & ~0o700)
     door = Door(document, say)
-    for submission in document["submissions"]:
-        door.serve(submission)
+    try:
+        for submission in document["submissions"]:
+            door.serve(submission)
+    finally:
+        door.close()
     return {}
 
 
@@ -50,13 +56,24 @@ def withdraw(document: Dict[str, Any], say: Say) -> Dict[str, Any]:
     return {}
 
 
+class Sent:
+    """A submission on its way, and the runs in it by their place."""
+
+    def __init__(self, submission: Dict[str, Any], ready: List[Optional[Run]], command: commands.Begun) -> None:
+        self.submission = submission
+        self.ready = ready
+        self.command = command
+
+
 class Door:
     """The way into one queue system from this login node."""
 
     def __init__(self, document: Dict[str, Any], say: Say) -> None:
         self._say = say
+        self._sent: List[Sent] = []
         self._doubtful = document.get("doubtful", True)
         self._find, self._alive = document["find"], document["alive"]
+        self._unset: List[str] = document.get("unset", [])
         self._timeout_s = float(document.get("timeout_s", 60.0))
         self._node = Node()
         pid = os.getpid()
@@ -66,7 +83,7 @@ class Door:
         self._asked: Dict[Tuple[str, str], Tuple[Optional[bool], str, Dict[str, Any]]] = {}
 
     def serve(self, submission: Dict[str, Any]) -> None:
-        """Claim the runs of one submission, and submit it when there is a run to submit."""
+        """Claim the runs of one submission, and submit it when there is a run to submit: its answer may come later."""
         if self._shut:
             for given in submission["runs"]:
                 self._say({"run_id": given.get("run_id"), "result": "refused", "reason": "busy", "message": self._shut})
@@ -85,7 +102,19 @@ class Door:
                 message = "%s: %s" % (error.filename or run["status_dir"], error.strerror)
                 self._answer(run, "refused", reason="unwritable", message=message)
             return
-        self._submit(submission, ready)
+        while len(self._sent) >= ABREAST and not self._shut:
+            self._hear(self._sent.pop(0))
+        if self._shut:  # found meanwhile: what was not sent is taken back
+            for run in runs:
+                claim.undo(run)
+                self._answer(run, "refused", reason="busy", message=self._shut)
+            return
+        self._sent.append(Sent(submission, ready, commands.Begun(submission["submit"], self._timeout_s, self._unset)))
+
+    def close(self) -> None:
+        """Wait for the last answers."""
+        for sent in self._sent:
+            self._hear(sent)
 
     # -- claiming --------------------
 
@@ -95,7 +124,7 @@ class Door:
         try:
             run = check_run(given, doubtful=self._doubtful)
             self._trees.check(run)
-            claimed = claim.take(run, self._node, self._launcher, self._lives)
+            claim.take(run, self._node, self._launcher, self._lives)
         except Refused as refused:
             answer = {"run_id": run_id, "result": "refused", "reason": refused.reason, "message": refused.message}
             if refused.missing:
@@ -104,7 +133,6 @@ class Door:
             return None
         except claim.Already as already:
             return self._again(run, already)
-        os.close(claimed.log)
         return run
 
     def _again(self, run: Run, already: claim.Already) -> Optional[Run]:
@@ -181,15 +209,14 @@ class Door:
                 _write_secrets(os.path.join(status_dir, contract.SECRETS), run["secrets"])
             self._note(submission, run, index, None)
 
-    def _submit(self, submission: Dict[str, Any], ready: List[Optional[Run]]) -> None:
-        began = time.monotonic()
-        answer = commands.run(submission["submit"], self._timeout_s)
-        took = time.monotonic() - began
-        if answer["rc"] is None or (answer["rc"] != 0 and took > SLOW_S):
+    def _hear(self, sent: Sent) -> None:
+        answer = sent.command.answer()
+        if answer["rc"] is None or (answer["rc"] != 0 and sent.command.took_s > SLOW_S):
             self._shut = "the scheduler did not answer for %s, so it was not asked: %s" % (
-                submission["name"],
+                sent.submission["name"],
                 commands.words(answer),
             )
+        submission, ready = sent.submission, sent.ready
         for index, run in enumerate(ready):
             if run is not None:
                 self._note(submission, run, index, answer)

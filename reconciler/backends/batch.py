@@ -153,6 +153,7 @@ class BatchBackend:
             "find": _probe(dialect.find()),
             "alive": _probe(dialect.alive()),
             "timeout_s": COMMAND_S,
+            "unset": list(dialect.unset),
             "submissions": documents,
         }
         submissions = [item for parcel in packed for item in parcel.items]

@@ -137,7 +137,7 @@ def _listed(one: Seen, job: QueueJob, run: Run | None, record: Report | None, sy
     if one.is_missing:
         if history is not None and not lives(history, theirs=False):
             told = history
-        elif one.history_kept and not one.history_error and not _quiet(one, HISTORY_LAG_S):
+        elif one.history_kept and not one.history_error and not one.is_absent and not _quiet(one, HISTORY_LAG_S):
             return _unknown(one, f"{system} lists it as {job.word}, and its history does not say how it ended yet")
     return _present(one, run, ended_report(run, record, told, system), job)
 

@@ -107,6 +107,8 @@ class Dialect(Protocol):
     """One queue system. All methods are pure; parsers raise Unparsable for what is not a whole answer."""
 
     system: ClassVar[str]
+    unset: ClassVar[tuple[str, ...]]
+    """Variables that a submission must not find in its environment: what a user's profile would decide in place of the script."""
 
     # --- the queue
 

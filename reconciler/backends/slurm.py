@@ -3,7 +3,8 @@
 Sources: sbatch(1), squeue(1), sacct(1), scancel(1), scontrol(1); every command here was tried on a real 22.05.
 
 - Text, not JSON: 22.05's `squeue --json` ignores its filters, and exits 0 with an empty list while the controller is down.
-- Every command is `sh -c PRELUDE command ...`. The prelude takes away what a user's environment may say: SQUEUE_PARTITION
+- Every command but sbatch is `sh -c PRELUDE command ...`; for that one, of which there are many, the login node itself does what
+  a prelude does (`unset`). The prelude takes away what a user's environment may say: SQUEUE_PARTITION
   would hide jobs, SLURM_TIME_FORMAT rewrite times, SBATCH_* overrule the directives of our script. Listings end with a
   line of ours, printed only when the command succeeded: without it an answer cut at a line's end would look whole.
 - `-a`: without it jobs in a hidden partition are not listed, not even one's own.
@@ -67,6 +68,7 @@ class SlurmDialect:
     waiting: ClassVar[frozenset[str]] = frozenset(
         word for word, meaning in slurm_states.STATES.items() if meaning.state is QueueState.WAITING
     )
+    unset: ClassVar[tuple[str, ...]] = tuple(_SUBMIT.split())
     # slurmstepd, with cgroups and without. The job's own state is FAILED when only its step ran out of memory.
     memory_words: ClassVar[str] = r"oom[-_]kill|Out Of Memory|xceeded (?:job )?memory limit"
     variables: ClassVar[Mapping[str, str]] = {
@@ -127,7 +129,7 @@ class SlurmDialect:
         return slurm_script.step(order, argv)
 
     def submit(self, script: str) -> Argv:
-        return _effect(_SUBMIT, "sbatch", "--parsable", script)
+        return ("sbatch", "--parsable", script)
 
     def parse_submit(self, answer: Answer) -> Taken | Refused | Doubtful:
         return slurm_submit.outcome(answer)
@@ -159,10 +161,6 @@ class SlurmDialect:
 
 def _listing(*words: str) -> Argv:
     return ("sh", "-c", _LISTING, *words)
-
-
-def _effect(unset: str, *words: str) -> Argv:
-    return ("sh", "-c", f'unset {unset}; exec "$0" "$@"', *words)
 
 
 def _history(*words: str) -> Argv:

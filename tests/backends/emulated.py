@@ -11,7 +11,7 @@ from reconciler.backends.batch import BatchBackend
 from reconciler.backends.dialect import Site
 from reconciler.backends.node_call import NodePaths, NodeSettings
 from reconciler.backends.slurm import SlurmDialect
-from reconciler.core.observation import ReportStatus
+from reconciler.core.observation import Presence, ReportStatus
 from reconciler.core.run import Run
 from reconciler.core.transport import Command, Completed
 from reconciler.transports.local import LocalTransport
@@ -58,6 +58,8 @@ class EmulatedSite(NodeSite):
     def began(self, backend: BatchBackend, look: Any) -> bool:
         """Has the scheduler started it, and has it come to running its program?"""
         seen = look()
+        if seen.presence is not Presence.PRESENT:
+            return False
         return not seen.alive or (seen.report is not None and seen.report.status is not ReportStatus.PREPARING)
 
     def run_dir(self, run: Run) -> Path:

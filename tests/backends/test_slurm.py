@@ -12,7 +12,7 @@ from reconciler.backends.batch import BatchBackend
 from reconciler.backends.dialect import Site
 from reconciler.backends.node_call import NodePaths, NodeSettings
 from reconciler.backends.slurm import SlurmDialect
-from reconciler.core.observation import ReportStatus
+from reconciler.core.observation import Presence, ReportStatus
 from reconciler.core.protocols import Backend, Known
 from reconciler.transports.registry import TransportSettings, open_transport
 from tests.backends.sites import NodeSite, Switch
@@ -60,6 +60,8 @@ class TestSlurm(BackendContract):
 
     def _began(self, backend: Backend, run) -> bool:
         seen = self.see(backend, run)
+        if seen.presence is not Presence.PRESENT:
+            return False
         return not seen.alive or (seen.report is not None and seen.report.status is not ReportStatus.PREPARING)
 
     @pytest.fixture(autouse=True)

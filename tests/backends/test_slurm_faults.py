@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import shutil
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -80,14 +81,14 @@ class World:
 
     def began(self, run: Run | Known) -> None:
         def look() -> bool:
-            return bool(self.starts(run.run if isinstance(run, Known) else run)) or not self.see(run).alive
+            return bool(self.starts(run.run if isinstance(run, Known) else run)) or _is_over(self.see(run))
 
         self.until(look)
 
     def ended(self, run: Run | Known) -> Sighting:
         def look() -> Sighting | None:
             seen = self.see(run)
-            return seen if seen.presence is Presence.PRESENT and not seen.alive else None
+            return seen if _is_over(seen) else None
 
         found: Sighting = self.until(look)
         return found
@@ -113,6 +114,11 @@ class World:
         self.slurm.fault(command, how, count=None, **more)
         yield
         self.slurm.heal()
+
+
+def _is_over(seen: Sighting) -> bool:
+    """Not to be known (a machine that stood still, so that a command came late) is not over."""
+    return seen.presence is Presence.PRESENT and not seen.alive
 
 
 def scontrol(world: World, *argv: str) -> None:
@@ -657,6 +663,17 @@ def test_an_end_that_the_queue_lists_without_its_code_waits_for_the_history(worl
     assert (report.status, report.cause) == (ReportStatus.FAILED, Cause.INFRASTRUCTURE)
 
 
+def test_an_end_whose_directory_is_gone_does_not_wait_for_a_history_that_never_comes(world: World):
+    """Without its directory nothing tells how long it has been silent: what the queue says has to do."""
+    world.slurm.set(history_lag_s=10**9)
+    run = world.run("kill -KILL $PPID")
+    known = world.start(run)
+    world.over(run)
+    shutil.rmtree(world.site.run_dir(run))
+    report = world.ended(known).report
+    assert (report.status, report.cause) == (ReportStatus.FAILED, Cause.INFRASTRUCTURE)
+
+
 # --- who owns restarts
 
 
@@ -1036,3 +1053,31 @@ def test_no_history_is_no_history_however_many_questions_it_takes(world: World, 
     world.until(lambda: not world.slurm.jobs())
     census = world.backend.observe(Look(tuple(knowns)))
     assert [census.look(known.run.run_id).presence for known in knowns] == [Presence.PRESENT] * 2
+
+
+def test_what_a_users_profile_says_to_sbatch_decides_nothing(world: World, monkeypatch, tmp_path):
+    monkeypatch.setenv("SBATCH_WAIT", "1")
+    monkeypatch.setenv("SBATCH_PARTITION", "nope")
+    monkeypatch.setenv("FROM_THE_PROFILE", "kept")
+    run = world.run(f"env > {tmp_path}/environment")
+    assert isinstance(world.submit(run), Accepted)
+    assert world.ended(run).report.status is ReportStatus.COMPLETED
+    told = (tmp_path / "environment").read_text()
+    assert "FROM_THE_PROFILE=kept" in told
+    assert "SBATCH_" not in told
+
+
+def test_what_was_prepared_behind_a_scheduler_that_fell_silent_is_taken_back(world: World, impatient):
+    """Submissions overlap: those on their way are in doubt, the one prepared meanwhile and all later ones were never sent."""
+    runs = [world.run(FOR_EVER) for _ in range(6)]
+    with world.hurt("sbatch", "hang"):
+        answers = world.submit(*runs)
+    assert set(answers) == {run.run_id for run in runs[3:]}
+    for run in runs[3:]:
+        assert isinstance(answers[run.run_id], Declined)
+        assert answers[run.run_id].reason == "busy"
+        assert not world.site.run_dir(run).exists()
+        assert world.see(run).presence is Presence.ABSENT
+    answers = world.submit(*runs)
+    assert all(isinstance(answers[run.run_id], Accepted) for run in runs)
+    assert all(len(world.jobs(run)) == 1 for run in runs)
