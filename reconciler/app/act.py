@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from reconciler.app.lanes import Lanes
 from reconciler.app.ports import Package, Ports, Progress
-from reconciler.core.actions import Action, Start, Stop, Verb
+from reconciler.core.actions import Action, Release, Start, Stop, Verb
 from reconciler.core.backoff import delay_s
 from reconciler.core.cause import Cause
 from reconciler.core.errors import ReconcilerError, Retry
@@ -32,7 +32,7 @@ from reconciler.core.memory import (
 from reconciler.core.names import JobKey, run_id
 from reconciler.core.phase import Phase
 from reconciler.core.plan import Plan
-from reconciler.core.protocols import Accepted, Declined, Facts, Known, Submission
+from reconciler.core.protocols import Accepted, Backend, Declined, Facts, Known, Rents, Submission
 from reconciler.core.run import Run
 from reconciler.core.secret import Secret
 
@@ -65,6 +65,7 @@ class _Ready:
 @dataclass(slots=True)
 class _HostWork:
     stops: list[tuple[Action, Stop]] = field(default_factory=list)
+    releases: list[tuple[Action, Release]] = field(default_factory=list)
     starts: list[_Ready] = field(default_factory=list)
 
 
@@ -117,6 +118,9 @@ def act(
                     intent = Unsettled(stop.run.run_id, action.message)
                 lines.append((action.job, intent))
                 work.setdefault(stop.run.host, _HostWork()).stops.append((action, stop))
+            case Release() as release:
+                lines.append((action.job, Unsettled(release.machine.run_id, action.message)))
+                work.setdefault(action.host, _HostWork()).releases.append((action, release))
             case None if action.verb is Verb.FORGET:
                 lines.append((action.job, Forgotten(action.message, released=True)))
                 note(Done(action, True, action.message))
@@ -205,11 +209,12 @@ _UNDELIVERED = "undelivered"
 @dataclass(frozen=True, slots=True)
 class _Results:
     stops: tuple[str | ReconcilerError, ...]
+    releases: tuple[str | ReconcilerError, ...]
     starts: Mapping[str, _Result]
 
 
 def _on_lane(host: str, work: _HostWork, ports: Ports, progress: Progress | None) -> Callable[[], _Results]:
-    """The work of one host: stops first, for they free what the starts need; then one submit for all starts."""
+    """The work of one host: stops and deletions first, for they free what the starts need; then one submit for all starts."""
 
     def call() -> _Results:
         backend = ports.backends(host)
@@ -220,13 +225,22 @@ def _on_lane(host: str, work: _HostWork, ports: Ports, progress: Progress | None
                 stops.append(backend.cancel(known, reason=stop.cause.value, grace_s=stop.grace_s, force=stop.forced))
             except ReconcilerError as error:
                 stops.append(error)
+        releases = tuple(_release(backend, release) for _, release in work.releases)
         starts = _start_all(host, work.starts, ports, progress, send=False)
         missing = [ready for ready in work.starts if _is_missing(starts.get(ready.run.run_id))]
         if missing:
             starts |= _start_all(host, missing, ports, progress, send=True)
-        return _Results(tuple(stops), starts)
+        return _Results(tuple(stops), releases, starts)
 
     return call
+
+
+def _release(backend: Backend, release: Release) -> str | ReconcilerError:
+    assert isinstance(backend, Rents)
+    try:
+        return backend.release(release.machine)
+    except ReconcilerError as error:
+        return error
 
 
 def _start_all(
@@ -280,16 +294,24 @@ def _settle(
         else:
             lines.append((action.job, Stopped(stop.run.run_id, outcome)))
             items.append(Done(action, True, outcome))
+    for index, (action, release) in enumerate(work.releases):
+        outcome = results if isinstance(results, ReconcilerError) else results.releases[index]
+        if isinstance(outcome, ReconcilerError):
+            said = f"{release.machine.shown} is not deleted, and goes on costing: {outcome}; the next pass asks again"
+            items.append(Done(action, False, said))
+        else:
+            lines.append((action.job, Stopped(release.machine.run_id, outcome)))
+            items.append(Done(action, True, outcome))
     for ready in work.starts:
         run = ready.run
         result: _Result | None = results if isinstance(results, ReconcilerError) else results.starts.get(run.run_id)
         match result:
-            case Accepted(handle, repeated):
+            case Accepted(handle, repeated, words):
                 lines.append((run.job, Launched(run.run_id, handle)))
                 job = handle.native.get("job")
-                began = f"in the queue as job {job}" if job else "started"
+                began = words or (f"in the queue as job {job}" if job else "started")
                 parts = (
-                    f"was already there{f' as job {job}' if job else ''}" if repeated else began,
+                    f"was already there{f' as job {job}' if job else ''}" if repeated and not words else began,
                     *ready.package.notes,
                 )
                 items.append(Done(ready.action, True, "; ".join(parts)))

@@ -31,6 +31,7 @@ class Options:
 
     assume_empty: frozenset[str] = frozenset()
     delete_allowed: int | None = None
+    approved: bool = True
     only: frozenset[JobKey] | None = None
 
 
@@ -57,8 +58,17 @@ class Pass:
 
     @property
     def moving(self) -> bool:
-        """A later pass will find something else without anybody's doing: a run is alive, a try is due, or a job waits."""
-        return any(view.phase in _MOVING for view in self.plan.views)
+        """A later pass will find something else without anybody's doing: a run is alive, a try is due, a job waits, or a rented
+        machine is on its way out."""
+        return (
+            any(view.phase in _MOVING for view in self.plan.views)
+            or any(fate.until for _, fate in self.plan.kept)
+            or any(
+                machine.going and machine.owner == self.world.owner
+                for census in self.world.observation.censuses.values()
+                for machine in census.machines
+            )
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,6 +252,7 @@ class Reconciler:
             chip_of=self._ports.chip_of,
             unscanned=blind,
             delete_allowed=self._options.delete_allowed,
+            approved=self._options.approved,
             only=self._options.only,
         )
 
@@ -322,17 +333,18 @@ def _hungry(
 def _looks(
     hungry: Iterable[Desired], memories: Mapping[JobKey, Memory], unscanned: frozenset[str], ports: Ports
 ) -> dict[str, Look]:
-    """Which hosts to ask, and what: those with an open run, those never looked at, those a job could start on. A world in
-    which everything has finished asks nobody."""
+    """Which hosts to ask, and what: those with an open run, those never looked at, those a job could start on, and those on which
+    something forgotten would cost money. A world without these in which everything has finished asks nobody."""
     known: dict[str, list[Known]] = {}
     for memory in memories.values():
         if memory.run is not None:
             known.setdefault(memory.run.host, []).append(Known(memory.run, memory.handle))
     probe: set[str] = set()
     every = {view.name for view in ports.hosts}
+    rented = {view.name for view in ports.hosts if view.rented is not None}
     for wanted in hungry:
         if probe == every:
             break
         probe.update(candidates(ports.decode(wanted.normal).request, ports.hosts))
-    asked = (known.keys() | unscanned | probe) & every
+    asked = (known.keys() | unscanned | probe | rented) & every
     return {host: Look(tuple(known.get(host, ())), host in unscanned, host in probe) for host in sorted(asked)}

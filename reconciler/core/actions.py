@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from reconciler.core.cause import Cause
 from reconciler.core.diff import Change
+from reconciler.core.machine import Machine
 from reconciler.core.memory import Line
 from reconciler.core.names import JobKey
 from reconciler.core.observation import Progress
@@ -48,6 +49,13 @@ class Stop:
 
 
 @dataclass(frozen=True, slots=True)
+class Release:
+    """Delete a machine whose run is over."""
+
+    machine: Machine
+
+
+@dataclass(frozen=True, slots=True)
 class Action:
     """One line of a plan. `effect` None changes only our memory (`adopt`, `forget`) or nothing at all (`hold`).
 
@@ -61,7 +69,7 @@ class Action:
     run_id: str = ""
     host: str = ""
     destructive: bool = False
-    effect: Start | Stop | None = None
+    effect: Start | Stop | Release | None = None
     changes: tuple[Change, ...] = ()
 
 

@@ -14,6 +14,7 @@ from reconciler.core.cause import Cause
 from reconciler.core.diff import changes
 from reconciler.core.ending import judge
 from reconciler.core.job import Desired, JobSpec, Json
+from reconciler.core.machine import Machine
 from reconciler.core.memory import Adopted, Edited, Ended, Forgotten, Launched, Line, Memory, Refused, fold
 from reconciler.core.observation import Observation, Presence, Report, ReportStatus, Sighting
 from reconciler.core.phase import Phase
@@ -221,7 +222,7 @@ def _alive(
     decode: Decode,
     now: float,
 ) -> Verdict:
-    report, phase = seen.report, _phase(seen)
+    report, phase = seen.report, phase_of(seen)
     # What a person asked for does not wait for a manifest to be mended; every other stop does.
     if memory.stop is not None and (not frozen or memory.cancelled or memory.suspended):
         return _stopping(memory, run, seen, decode, now)
@@ -253,6 +254,12 @@ def _alive(
     lines: tuple[Line, ...] = ()
     if desired.spec_digest != run.spec_digest:
         lines = (Edited(run.run_id, replace(run, spec_digest=desired.spec_digest, normal=desired.normal)),)
+    if seen.broken:
+        why = f"a part of it ended ({report.message.partition(chr(10))[0] if report else 'no report'}); the rest is ended too"
+        return _stop(memory, run, seen, Verb.CANCEL, Cause.INFRASTRUCTURE, "GangBroken", why, decode)
+    if seen.machine is not None and (seen.unfinished or not seen.machine.ready):
+        verdict = _provision(memory, run, seen, seen.machine, decode, now)
+        return replace(verdict, lines=(*lines, *verdict.lines))
     if seen.queue is not None and phase is Phase.QUEUED:
         return Verdict(_view(memory, run, phase, seen.queue.reason or "Queued", in_queue(seen.queue), report), lines)
     if phase is Phase.PREPARING:
@@ -271,8 +278,30 @@ def _alive(
     return Verdict(_view(memory, run, phase, "Running", message, report), lines)
 
 
-def _phase(seen: Sighting) -> Phase:
+def _provision(
+    memory: Memory, run: Run, seen: Sighting, machine: Machine, decode: Decode, now: float
+) -> Verdict:
+    """Its machine is being made, or waits for the rest of the launch. Neither may take for ever: a machine costs."""
+    waited_s = now - memory.run_at
+    if machine.wait_s is not None and waited_s > machine.wait_s:
+        cause = Cause.INFRASTRUCTURE if machine.ready else Cause.CAPACITY
+        what = "its run could not be started there" if machine.ready else "it was not made"
+        why = f"{machine.shown} is {machine.words}, and {what} within {machine.wait_s:.0f} s; it is given up"
+        return _stop(memory, run, seen, Verb.CANCEL, cause, "GivenUp", why, decode)
+    if not seen.unfinished:
+        message = f"{machine.shown} is {machine.words}, for {max(0.0, waited_s):.0f} s now"
+        return Verdict(_view(memory, run, Phase.PROVISIONING, "Provisioning", message, seen.report))
+    verb = Verb.LAUNCH if run.attempt == 1 else Verb.REQUEUE
+    message = f"{machine.shown} is {machine.words}: {seen.unfinished}"
+    effect = Start(None, run.attempt, run.commit, again=run)
+    action = Action(verb, memory.job, "MachineReady", message, run.run_id, run.host, effect=effect)
+    return Verdict(_view(memory, run, Phase.PROVISIONING, "MachineReady", message, seen.report), (), action)
+
+
+def phase_of(seen: Sighting) -> Phase:
     """How far a living run has come."""
+    if seen.machine is not None and (seen.unfinished or not seen.machine.ready):
+        return Phase.PROVISIONING
     if seen.queue is not None and seen.queue.state is not QueueState.RUNNING:
         return Phase.QUEUED
     report = seen.report
@@ -332,7 +361,7 @@ def _stop(
 ) -> Verdict:
     handle = seen.handle or memory.handle or Handle(run.run_id, run.token, {})
     effect = Stop(run, handle, cause, decode(run.normal).grace_s)
-    phase = Phase.TERMINATING if memory.stop else _phase(seen)
+    phase = Phase.TERMINATING if memory.stop else phase_of(seen)
     action = Action(verb, memory.job, reason, message, run.run_id, run.host, effect=effect)
     return Verdict(_view(memory, run, phase, reason, message, seen.report), (), action)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from reconciler.core.backoff import delay_s
-from reconciler.core.cause import IN_WORDS, Cause, budget
+from reconciler.core.cause import ASKED_FOR, IN_WORDS, Cause, budget
 from reconciler.core.job import Restart
 from reconciler.core.memory import Ended, Memory
 from reconciler.core.observation import Report, ReportStatus, Sighting
@@ -25,7 +25,7 @@ def judge(run: Run, memory: Memory, seen: Sighting, restart: Restart, now: float
     if report is not None and report.status is ReportStatus.COMPLETED:
         return _end(run, Phase.SUCCEEDED, None, 0, "finished")
     asked = memory.stop or (report.cause if report is not None and report.status is ReportStatus.CANCELLED else None)
-    if asked is not None:
+    if asked is not None and (asked in ASKED_FOR or memory.stop is None):
         return _asked(run, asked, report)
     cause, message = _accident(run, memory, seen)
     exit_code = report.exit_code if report else None
@@ -67,6 +67,8 @@ def _accident(run: Run, memory: Memory, seen: Sighting) -> tuple[Cause, str]:
     known = memory.handle.native.get("boot_id") if memory.handle else None
     if isinstance(known, str) and seen.boot_id and known != seen.boot_id:
         return Cause.INFRASTRUCTURE, f"{run.host} was restarted while the run was on it"
+    if memory.stop is not None:  # we gave it up, for this cause: nobody wished it to end
+        return memory.stop, f"{IN_WORDS[memory.stop]} on {run.host}: given up before it could run"
     if report is None:
         return Cause.INFRASTRUCTURE, f"its run directory on {run.host} is gone and no process is left"
     return Cause.INFRASTRUCTURE, f"its processes on {run.host} are gone and left no final report"

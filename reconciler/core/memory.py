@@ -198,11 +198,13 @@ def fold(memory: Memory, line: Line, at: float) -> Memory:
     match line:
         case Launching(run=run):
             fresh = not _same_work(memory, run)
+            # The rest of a launch that has begun: how long it may take counts from its beginning.
+            goes_on = memory.submitted and memory.run is not None and memory.run.token == run.token
             return replace(
                 memory,
                 attempt=max(memory.attempt, run.attempt),
                 run=run,
-                run_at=at,
+                run_at=memory.run_at if goes_on else at,
                 handle=None,
                 submitted=False,
                 stop=None,

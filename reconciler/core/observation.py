@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from reconciler.core.cause import Cause
+from reconciler.core.machine import Machine
 from reconciler.core.queue import QueueCapacity, QueueJob
 from reconciler.core.run import Handle, Run
 
@@ -63,7 +64,9 @@ class Sighting:
     """One run on one host. `alive` is about processes, `report` about what they wrote; the two may disagree.
 
     `run` is rebuilt from the claim file, None where it could not be read. UNKNOWN carries the reason in `error`. `queue` is
-    what a scheduler says of it, where one does; `twins` are further jobs of the same run that its queue holds.
+    what a scheduler says of it, where one does; `twins` are further jobs of the same run that its queue holds. `machine` is the
+    one rented for it. `unfinished` says what is left to do of its launch, now that it can be done; empty: nothing. `broken`: a
+    part of it has ended for good (`report` says how) while others still live.
     """
 
     run_id: str
@@ -78,6 +81,9 @@ class Sighting:
     error: str = ""
     queue: QueueJob | None = None
     twins: tuple[str, ...] = ()
+    machine: Machine | None = None
+    unfinished: str = ""
+    broken: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +111,7 @@ class Capacity:
 @dataclass(frozen=True, slots=True)
 class Census:
     """All sightings of one host. Only a `complete` census proves absence; `scanned` says it looked at every run ever
-    claimed there, not only at those that may be alive."""
+    claimed there, not only at those that may be alive. `machines` are all that carry our mark, whatever became of their runs."""
 
     host: str
     complete: bool
@@ -114,6 +120,7 @@ class Census:
     scanned: bool = False
     boot_id: str = ""
     error: str = ""
+    machines: tuple[Machine, ...] = ()
 
     def look(self, run_id: str) -> Sighting:
         """This run, in three values: seen, proved absent, or unknown with the reason."""

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-from reconciler.core.actions import Action, Start, Verb, Verdict, View
+from reconciler.core.actions import Action, Release, Start, Verb, Verdict, View
 from reconciler.core.cause import Cause
 from reconciler.core.decide import Decode, Tended, launch, rest, tend, wait
 from reconciler.core.errors import Problem
 from reconciler.core.job import Desired, Json
+from reconciler.core.machine import Machine
 from reconciler.core.memory import Forgotten, Line, Memory
 from reconciler.core.names import JobKey, digest_of
 from reconciler.core.observation import Gpu, Observation, Presence, Sighting
 from reconciler.core.phase import FINAL, Phase
+from reconciler.core.release import Fate, fate
 from reconciler.core.solve import HostView, Reservations, Unplaceable, place
 
 # A pass that would end more than this share of the live jobs is more likely a mistake than a wish.
@@ -25,7 +27,8 @@ DELETE_COUNT_MIN = 2
 class World:
     """All that a pass knows. `hosts` are in the solver's order. `unscanned` are hosts on which jobs may run that this store
     has never looked at completely. `complete` tells that every manifest was read or its job is known to be frozen. `only` are
-    the jobs to decide, None for all: what the others hold stays reserved, and they are let be."""
+    the jobs to decide, None for all: what the others hold stays reserved, and they are let be. `approved`: somebody says yes to
+    what costs money, before or after seeing this plan."""
 
     desired: Mapping[JobKey, Desired] = field(hash=False)
     frozen: Mapping[JobKey, Problem] = field(hash=False)
@@ -39,6 +42,7 @@ class World:
     chip_of: Callable[[Gpu], str | None]
     unscanned: tuple[str, ...] = ()
     delete_allowed: int | None = None
+    approved: bool = True
     only: frozenset[JobKey] | None = None
 
 
@@ -52,12 +56,14 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """`actions` in the order they are shown and done: destructive ones last. `lines` are what memory learns from looking."""
+    """`actions` in the order they are shown and done: destructive ones last. `lines` are what memory learns from looking.
+    `kept` are machines that no attempt needs and that stay all the same, with the reason."""
 
     actions: tuple[Action, ...]
     views: tuple[View, ...]
     lines: tuple[tuple[JobKey, Line], ...]
     refusal: Refusal | None = None
+    kept: tuple[tuple[Machine, Fate], ...] = ()
 
     @property
     def effects(self) -> tuple[Action, ...]:
@@ -105,6 +111,7 @@ def plan(world: World) -> Plan:
             decode=world.decode,
             now=world.now,
         )
+    kept = _release(world, tended)
     _reserve(world, tended, taken)
     verdicts = _settle(world, tended, taken)
     actions = sorted(
@@ -114,7 +121,11 @@ def plan(world: World) -> Plan:
     lines = tuple((key, line) for key, verdict in verdicts.items() for line in verdict.lines)
     views = tuple(verdicts[key].view for key in sorted(verdicts))
     return Plan(
-        tuple(actions), tuple(view for view in views if view is not None), lines, _guard(world, actions, tended)
+        tuple(actions),
+        tuple(view for view in views if view is not None),
+        lines,
+        _guard(world, actions, tended),
+        kept,
     )
 
 
@@ -144,6 +155,32 @@ def _strays(world: World) -> dict[JobKey, Sighting]:
             if best is None or (seen.alive, run.attempt) > (best.alive, best.run.attempt if best.run else 0):
                 found[run.job] = replace(seen, run=replace(run, host=host))
     return found
+
+
+def _release(world: World, tended: dict[JobKey, Tended]) -> tuple[tuple[Machine, Fate], ...]:
+    """Delete the machines that nobody needs: the one effect of their job in this pass, before any new attempt of it."""
+    kept: list[tuple[Machine, Fate]] = []
+    for host, census in world.observation.censuses.items():
+        for machine in census.machines if census.complete else ():
+            key = machine.job
+            if machine.owner != world.owner or (world.only is not None and key not in world.only):
+                continue
+            state = tended.get(key) or Tended(world.memories.get(key) or Memory(key), ())
+            seen = census.look(machine.run_id)
+            if seen.alive or seen.presence is Presence.UNKNOWN:
+                continue  # minded as a run, or as a stray
+            found = fate(machine, state.memory, world.now)
+            if found is None:
+                continue
+            if not found.delete:
+                kept.append((machine, found))
+            elif state.action is None:
+                message = f"{machine.shown} is deleted: {found.why}"
+                action = Action(
+                    Verb.DELETE, key, "MachineReleased", message, machine.run_id, host, effect=Release(machine)
+                )
+                tended[key] = replace(state, action=action)
+    return tuple(kept)
 
 
 def _reserve(world: World, tended: Mapping[JobKey, Tended], taken: Reservations) -> None:
@@ -224,7 +261,9 @@ def _begin(
         message = _never_seen(world)
         return wait(memory, desired, "HostNeverSeen", message, held=True)
     spec = world.decode(desired.normal)
-    found = place(spec.request, world.hosts, world.observation.censuses, taken, world.chip_of, spec.slurm)
+    found = place(
+        spec.request, world.hosts, world.observation.censuses, taken, world.chip_of, spec.slurm, tries=memory.unlucky
+    )
     if isinstance(found, Unplaceable):
         verdict = wait(memory, desired, "Unplaceable", found.sentence, unplaceable=found, held=found.final)
         unknown = [host for host in found.blind if host in world.observation.censuses]
@@ -232,6 +271,12 @@ def _begin(
             return verdict
         # A host that might have had room cannot be asked: that is for a person to see, not only a matter of waiting.
         return replace(verdict, action=Action(Verb.HOLD, desired.key, "HostUnknown", found.sentence, host=unknown[0]))
+    if found.price_per_hour is not None and not world.approved:
+        message = (
+            f"{found.host} costs {found.price_per_hour:.2f} an hour and nobody has said yes: `reconciler apply`, or approve: auto "
+            f"in the inventory"
+        )
+        return wait(memory, desired, "NeedsApproval", message, held=True)
     return launch(memory, desired, found)
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
 from reconciler.core.job import JobSpec, Json
+from reconciler.core.machine import Machine
 from reconciler.core.memory import Line, Memory
 from reconciler.core.names import JobKey
 from reconciler.core.observation import Census
@@ -62,10 +63,11 @@ class Submission:
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """The run exists. `repeated`: it existed before this call."""
+    """The run exists. `repeated`: it existed before this call. `words` say what there is so far, where it is not a running job."""
 
     handle: Handle
     repeated: bool = False
+    words: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +149,16 @@ class Backend(Protocol):
 
     def close(self) -> None:
         """Let go of the connection."""
+        ...
+
+
+@runtime_checkable
+class Rents(Protocol):
+    """A backend that makes a machine for a run, and deletes it."""
+
+    def release(self, machine: Machine) -> str:
+        """Ask for the deletion of exactly this machine, and return what happened in words. Already gone is success. Does not
+        wait: a later census shows that it is gone. Raises Rejected when what bears its name now is not it."""
         ...
 
 

@@ -17,8 +17,26 @@ from reconciler.core.partitions import fit as fit_queue
 
 # Rules that fail for want of a question: the host was not asked, or not asked what is free.
 NOT_ASKED = "has not been asked"
-DRIVEN = frozenset({"local", "plain", "slurm"})
+DRIVEN = frozenset({"local", "plain", "slurm", "tpu"})
 NO_DRIVER = "has no nvidia-smi to tell which accelerators are free"
+
+
+@dataclass(frozen=True, slots=True)
+class Rented:
+    """A host whose machines are made for a run and deleted after it: at most `machines_max` at a time, in one of `zones`, each
+    with `chips` of `chip`. `count` is the number in the type's name, which the original took for its chips."""
+
+    chip: str
+    chips: int
+    count: int
+    zones: tuple[str, ...]
+    machines_max: int = 1
+    price_per_chip_hour: float | None = None
+
+    @property
+    def price_per_hour(self) -> float:
+        """Of one machine; 0 where the inventory gives no price."""
+        return (self.price_per_chip_hour or 0.0) * self.chips
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +57,7 @@ class HostView:
     busy_mib: int = 100
     queue: QueueView | None = None
     poll_s: float = 0.0
+    rented: Rented | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +74,8 @@ class Placement:
     place: Mapping[str, Json] = field(default_factory=dict, hash=False)
     words: str = ""
     machines: tuple[tuple[str, int], ...] = ()
+    price_per_hour: float | None = None
+    """What it costs while it lives; None where nothing is rented."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,12 +126,14 @@ def place(
     taken: Reservations,
     chip_of: Callable[[Gpu], str | None],
     slurm: SlurmOverrides = SlurmOverrides(),  # noqa: B008  frozen
+    *,
+    tries: int = 0,
 ) -> Placement | Unplaceable:
     """The first host that can hold `request` now; else the queue with the most free accelerators, to wait in; else the first
     failing rule of each.
 
     `hosts` are in the user's order. `chip_of` maps a driver's product name to a chip key. Never raises; does not reserve:
-    the caller does, once it decides to launch.
+    the caller does, once it decides to launch. `tries`: how often in a row the job was unlucky, which changes the zone.
     """
     reasons: list[tuple[str, str]] = []
     blind: list[str] = []
@@ -120,7 +143,13 @@ def place(
         why = _forbidden(request, host)
         if why is None:
             census = censuses.get(host.name)
-            if census is None or not census.complete or census.capacity is None:
+            if census is not None and census.complete and host.rented is not None:
+                final = False
+                rent = _fit_rented(request, host, host.rented, census, taken, tries)
+                if isinstance(rent, Placement):
+                    return rent
+                why = rent
+            elif census is None or not census.complete or census.capacity is None:
                 why = f"cannot be asked: {census.error}" if census and census.error else NOT_ASKED
                 blind.append(host.name)
                 final = False
@@ -167,6 +196,22 @@ def _fit_queue(
     return found
 
 
+def _fit_rented(
+    request: Request, host: HostView, rented: Rented, census: Census, taken: Reservations, tries: int
+) -> Placement | str:
+    """A machine of its own, where one more may be made. A leftover counts until it is seen to be gone."""
+    left = sum(not census.look(machine.run_id).alive for machine in census.machines)
+    used = taken.cpu_jobs.get(host.name, 0) + left
+    if used >= rented.machines_max:
+        leftover = f", {left} of them to be deleted" if left else ""
+        return f"{used} of at most {rented.machines_max} machines exist{leftover}"
+    zone = rented.zones[tries % len(rented.zones)]
+    price = rented.price_per_hour
+    cost = f", {price:.2f} an hour" if price else ", price not known"
+    words = f"{rented.chips} {rented.chip} in {zone}{cost}"
+    return Placement(host.name, None, rented.chip, {"zone": zone}, words, price_per_hour=price)
+
+
 def _behind(request: Request, host: HostView, fitted: Fit) -> Placement:
     kind = fitted.place["gpu_type"]
     chip = request.chip
@@ -190,6 +235,8 @@ def _forbidden(request: Request, host: HostView) -> str | None:
         return f"its cluster {host.cluster} is not among request.clusters ({', '.join(request.clusters)})"
     if host.cluster in request.exclude_clusters:
         return f"its cluster {host.cluster} is in request.exclude_clusters"
+    if host.rented is not None:
+        return _too_little(request, host.rented)
     if request.min_chips == 0 or host.chips is None:
         return None
     granted = _granted(request, host.chips)
@@ -198,6 +245,16 @@ def _forbidden(request: Request, host: HostView) -> str | None:
         return f"has no {what}" if host.chips else "has no chips in the inventory (CPU only)"
     if granted < request.min_chips:
         return f"has {granted} {request.chip or 'chips'}, {request.min_chips} asked"
+    return None
+
+
+def _too_little(request: Request, rented: Rented) -> str | None:
+    if request.min_chips == 0:
+        return "is rented for its chips, none are asked"
+    if request.chip is not None and request.chip != rented.chip:
+        return f"has {rented.chip}, not {request.chip}"
+    if request.min_chips > max(rented.chips, rented.count):
+        return f"has {rented.chips} {rented.chip}, {request.min_chips} asked"
     return None
 
 
