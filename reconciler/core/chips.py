@@ -5,6 +5,7 @@ The names are the seed's, so that its inventories are read unchanged; ones it la
 
 from __future__ import annotations
 
+import difflib
 import re
 from dataclasses import dataclass
 from typing import Literal
@@ -79,31 +80,66 @@ def chip_of_nvidia(product: str, memory_total_mib: int | None) -> str | None:
 @dataclass(frozen=True, slots=True)
 class TpuSlice:
     """What a TPU accelerator type holds. `count` is the number in its name, which requests are matched against
-    (as in the seed); `chips` is how many chips that is: v2, v3, v4 and v5p count TensorCores, two to a chip."""
+    (as in the seed); `chips` is how many chips that is: v2, v3, v4 and v5p count TensorCores, two to a chip.
+    `hosts` is how many machines the Cloud TPU API makes for it: v4-32 is 16 chips on 4, v5litepod-8 is 8 on 1."""
 
     chip: str
     count: int
     chips: int
+    hosts: int = 1
+
+    @property
+    def counts_cores(self) -> bool:
+        """Does the number in the name count TensorCores, two to a chip?"""
+        return self.chip in _TWO_CORES
 
 
 _ACCELERATOR = re.compile(
     r"v(?P<version>[0-9]+)(?P<flavour>[a-z]*)-(?:(?P<count>[0-9]+)|(?P<shape>[0-9]+(?:x[0-9]+)+))\Z"
 )
+_SEVENTH = re.compile(r"(?:tpu[-_]?)?v?7x?(?:-|\Z)|tpu7", re.IGNORECASE)
 _TWO_CORES = frozenset({"tpu-v2", "tpu-v3", "tpu-v4", "tpu-v5p"})
+_ONE_MACHINE = frozenset({"tpu-v5e", "tpu-v6e"})
+"""Up to 8 chips of these are on one machine; of the others, and of larger slices, four are."""
+_FLAVOURS = {"litepod": "e", "lite": "e"}
+
+# The sizes that the Cloud TPU API makes. From 64 chips on, a v4 or v5p slice is made of whole cubes of 4x4x4 chips.
+# The API is in maintenance only (cloud.google.com/tpu/docs), so that the table is closed.
+_SIZES: dict[str, tuple[int, ...]] = {
+    "v2": (8, 32, 128, 256, 512),
+    "v3": (8, 32, 64, 128, 256, 512, 1024, 2048),
+    "v4": (8, 16, 32, 64, *range(128, 4096 + 1, 128)),
+    "v5litepod": (1, 4, 8, 16, 32, 64, 128, 256),
+    "v5p": (8, 16, 32, 64, *range(128, 12_288 + 1, 128)),
+    "v6e": (1, 4, 8, 16, 32, 64, 128, 256),
+}
+ACCELERATOR_TYPES: tuple[str, ...] = tuple(f"{family}-{size}" for family, sizes in _SIZES.items() for size in sizes)
+_ACCELERATOR_TYPES = frozenset(ACCELERATOR_TYPES)
 
 
 def parse_accelerator_type(text: str) -> TpuSlice:
     """Read `v4-32`, `v5litepod-16`, `v5p-8` or a topology such as `v4-2x2x2` (which counts chips).
 
-    Raises ValueError for text that is none of these, or a TPU version that is not in the table.
+    Raises ValueError for text that is none of these, or a TPU version that is not in the table. A size that the API does
+    not make is read all the same: `unknown_accelerator_type` tells.
     Source: cloud.google.com/tpu/docs, accelerator types.
     """
     found = _ACCELERATOR.match(text)
     if not found:
-        raise ValueError(f"{text!r} is not a TPU accelerator type: expected text such as v4-32 or v5litepod-16")
-    flavour = {"litepod": "e", "lite": "e"}.get(found["flavour"], found["flavour"])
+        if _SEVENTH.match(text):
+            raise ValueError(
+                f"{text!r} is a TPU7x, and the Cloud TPU API does not offer it: expected a TPU up to v6e, such as v6e-16"
+            )
+        raise ValueError(
+            f"{text!r} is not a TPU accelerator type{_nearest(text)}: expected text such as v4-32 or v5litepod-16"
+        )
+    flavour = _FLAVOURS.get(found["flavour"], found["flavour"])
     chip = f"tpu-v{found['version']}{flavour}"
     if chip not in CHIPS:
+        if chip.startswith("tpu-v7"):
+            raise ValueError(
+                f"{text!r} is a TPU7x, and the Cloud TPU API does not offer it: expected a TPU up to v6e, such as v6e-16"
+            )
         known = ", ".join(name for name, entry in CHIPS.items() if entry.kind == "tpu")
         raise ValueError(f"{text!r} is a TPU that is not known here ({chip}): expected one of {known}")
     cores = 2 if chip in _TWO_CORES else 1
@@ -117,4 +153,47 @@ def parse_accelerator_type(text: str) -> TpuSlice:
         chips = count // cores
     if not 0 < count <= 1 << 20 or chips < 1:
         raise ValueError(f"{text!r} is a TPU with {chips} chips: expected at least one, at most a million")
-    return TpuSlice(chip, count, chips)
+    hosts = 1 if chip in _ONE_MACHINE and chips <= 8 else -(-chips // 4)
+    return TpuSlice(chip, count, chips, hosts)
+
+
+def topology_of(text: str) -> tuple[str, str] | None:
+    """(`v4`, `2x2x2`) of `v4-2x2x2`: what `gcloud --type --topology` takes; None for a type by its number."""
+    found = _ACCELERATOR.match(text)
+    if not found or not found["shape"]:
+        return None
+    family = f"v{found['version']}{found['flavour']}"
+    return ("v5litepod" if family in ("v5e", "v5lite") else family), found["shape"]
+
+
+def unknown_accelerator_type(text: str) -> str:
+    """Why the Cloud TPU API will not make this type, with the nearest ones that it makes; "" when it makes it.
+
+    A topology is judged by the API itself: which are made differs by zone.
+    """
+    try:
+        parse_accelerator_type(text)
+    except ValueError as error:
+        return str(error)
+    if text in _ACCELERATOR_TYPES or topology_of(text):
+        return ""
+    return f"Cloud TPU makes no {text!r}{_nearest(text) or ': expected text such as v4-32 or v5litepod-16'}"
+
+
+def nearest_accelerator_types(text: str) -> tuple[str, ...]:
+    """Up to three types that the API makes, those most like `text` first: the same family's nearest sizes where the family
+    can be told, else by spelling."""
+    lower = text.lower().strip()
+    found = re.match(r"(?:tpu-?)?(v[0-9]+[a-z]*)-?([0-9]+)?", lower)
+    family = {"v5e": "v5litepod", "v5lite": "v5litepod"}.get(found[1], found[1]) if found else ""
+    if found and family in _SIZES:
+        asked = int(found[2] or 8)
+        # By ratio: to one who writes v4-48, v4-64 is nearer than v4-16.
+        sizes = sorted(_SIZES[family], key=lambda size: (max(size, asked) / max(1, min(size, asked)), size))
+        return tuple(f"{family}-{size}" for size in sizes[:3])
+    return tuple(difflib.get_close_matches(lower, ACCELERATOR_TYPES, n=3, cutoff=0.6))
+
+
+def _nearest(text: str) -> str:
+    near = nearest_accelerator_types(text)
+    return f"; did you mean {' or '.join(repr(name) for name in near)}?" if near else ""
