@@ -278,9 +278,7 @@ def _alive(
     return Verdict(_view(memory, run, phase, "Running", message, report), lines)
 
 
-def _provision(
-    memory: Memory, run: Run, seen: Sighting, machine: Machine, decode: Decode, now: float
-) -> Verdict:
+def _provision(memory: Memory, run: Run, seen: Sighting, machine: Machine, decode: Decode, now: float) -> Verdict:
     """Its machine is being made, or waits for the rest of the launch. Neither may take for ever: a machine costs."""
     waited_s = now - memory.run_at
     if machine.wait_s is not None and waited_s > machine.wait_s:

@@ -50,6 +50,8 @@ class Machine:
     wait_s: float | None = None
     price_per_hour: float | None = None
     disposal: Disposal = Disposal()
+    request: str = ""
+    """The name of the queued request that it came, or will come, from."""
 
     @property
     def shown(self) -> str:

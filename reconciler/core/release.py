@@ -15,8 +15,8 @@ from reconciler.core.phase import Phase
 
 @dataclass(frozen=True, slots=True)
 class Fate:
-    """What becomes of a machine that no attempt needs. `delete` now, or kept for the reason in `why`, until `until` (our clock; 0:
-    until somebody deletes it)."""
+    """What becomes of a machine that no attempt needs. `delete` now, or kept for the reason in `why`, until `until` (our clock;
+    0: until somebody deletes it)."""
 
     delete: bool
     why: str
@@ -36,7 +36,7 @@ def fate(machine: Machine, memory: Memory, now: float) -> Fate | None:
     if stone is None or stone.run_id != machine.run_id:
         return Fate(True, f"no attempt needs it (it was made for {machine.run_id})")
     ended = {Phase.SUCCEEDED: DeleteOn.SUCCESS, Phase.FAILED: DeleteOn.FAILURE}.get(stone.phase)
-    how = {DeleteOn.SUCCESS: "succeeded", DeleteOn.FAILURE: "failed"}.get(ended, "was cancelled") if ended else "was cancelled"
+    how = "was cancelled" if ended is None else "succeeded" if ended is DeleteOn.SUCCESS else "failed"
     kept = disposal.delete is DeleteOn.NEVER or (
         ended is not None and disposal.delete in (DeleteOn.SUCCESS, DeleteOn.FAILURE) and disposal.delete is not ended
     )

@@ -145,7 +145,7 @@ def place(
             census = censuses.get(host.name)
             if census is not None and census.complete and host.rented is not None:
                 final = False
-                rent = _fit_rented(request, host, host.rented, census, taken, tries)
+                rent = _fit_rented(host, host.rented, census, taken, tries)
                 if isinstance(rent, Placement):
                     return rent
                 why = rent
@@ -196,9 +196,7 @@ def _fit_queue(
     return found
 
 
-def _fit_rented(
-    request: Request, host: HostView, rented: Rented, census: Census, taken: Reservations, tries: int
-) -> Placement | str:
+def _fit_rented(host: HostView, rented: Rented, census: Census, taken: Reservations, tries: int) -> Placement | str:
     """A machine of its own, where one more may be made. A leftover counts until it is seen to be gone."""
     left = sum(not census.look(machine.run_id).alive for machine in census.machines)
     used = taken.cpu_jobs.get(host.name, 0) + left

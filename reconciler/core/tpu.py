@@ -175,8 +175,8 @@ class TpuNode:
 
 @dataclass(frozen=True, slots=True)
 class TpuRequest:
-    """One queued resource. `nodes` are the names of the nodes that it makes or made, `labels` those of its (first) node: the
-    request has none of its own. `error` is what the API says about a failure, "" for none."""
+    """One queued resource. `nodes` are the names of the nodes that it makes or made, `labels` and `metadata` those of its
+    (first) node: the request has none of its own. `error` is what the API says about a failure, "" for none."""
 
     name: str
     zone: str
@@ -185,6 +185,7 @@ class TpuRequest:
     nodes: tuple[str, ...] = ()
     error: str = ""
     labels: Mapping[str, str] = field(default_factory=dict, hash=False)
+    metadata: Mapping[str, str] = field(default_factory=dict, hash=False)
     created: str = ""
 
 

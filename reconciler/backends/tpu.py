@@ -1,0 +1,537 @@
+"""Google Cloud TPU VMs: a VM is made for a run, the run is started on all its machines (workers) at once, and the VM is deleted.
+
+Identity: the VM's name follows from the run, so that making it twice is making it once; its labels say whose it is. Nothing is
+remembered here between calls that a listing does not tell again. What a VM runs is asked of its workers with the node's own
+verbs (docs/node-protocol.md), each worker with a status directory of its own.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
+
+from reconciler.backends.gang import gang_of
+from reconciler.backends.node_answers import Answer, census_from, handle_from, refusal_of
+from reconciler.backends.node_call import NodeCall, NodeSettings, record_of
+from reconciler.backends.tpu_control import Control
+from reconciler.backends.tpu_marks import is_of, labels_of, machine_of, metadata_of, run_of, waiting_machine
+from reconciler.core.cause import Cause
+from reconciler.core.errors import OutcomeUnknown, ReconcilerError, Rejected
+from reconciler.core.job import Json
+from reconciler.core.machine import Disposal, Machine
+from reconciler.core.observation import Capacity, Census, Presence, Report, ReportStatus, Sighting
+from reconciler.core.protocols import (
+    Accepted,
+    Capabilities,
+    Declined,
+    Facts,
+    Known,
+    LogChunk,
+    LogCursor,
+    Look,
+    Submission,
+)
+from reconciler.core.run import Handle, Run
+from reconciler.core.tpu import (
+    Begun,
+    Denied,
+    Listing,
+    NodeWish,
+    TpuNode,
+    TpuState,
+    node_name,
+    sentence_of,
+    taken_back,
+)
+from reconciler.core.transport import Transport
+from runtime import ranks
+
+OBSERVE_DEADLINE_S = 60.0
+CANCEL_DEADLINE_S = 60.0
+LAUNCH_DEADLINE_S = 120.0
+# A create that was answered shows up in listings a moment later; seen missing before that, it proves nothing.
+LISTED_S = 120.0
+PRICE_DENIED = {
+    "capacity": Cause.CAPACITY,
+    "reservation": Cause.CAPACITY,
+    "quota": Cause.QUOTA,
+    "no-quota": Cause.QUOTA,
+}
+
+Abreast = Callable[[Mapping[int, Callable[[], object]]], Mapping[int, object]]
+"""Make calls side by side; what one raises of ReconcilerError is its result."""
+
+
+@dataclass(frozen=True, slots=True)
+class TpuSite:
+    """What the inventory says of the host beyond its paths. `wish` is the VM without name, zone, and what is ours in it. `fixed`:
+    the host's name is the VM's, else each run's VM has the run's name. `capacity_s` and `boot_s`: how long a VM may take to
+    come, and then to be reachable with its run begun."""
+
+    wish: NodeWish
+    zones: tuple[str, ...]
+    fixed: bool
+    chip: str
+    chips: int
+    disposal: Disposal = Disposal()
+    price_per_hour: float | None = None
+    capacity_s: float = 3600.0
+    boot_s: float = 900.0
+    keys: str = ""
+    """What `ssh-keys` of a new VM says: USER:KEY, "" to leave it to the project."""
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """One machine of one VM: its transport, and its node verbs."""
+
+    transport: Transport
+    call: NodeCall
+    settings: NodeSettings
+
+
+@dataclass(slots=True)
+class _Found:
+    """One look at all zones: our VMs and waiting requests by run id."""
+
+    nodes: dict[str, tuple[TpuNode, Run]] = field(default_factory=dict)
+    machines: list[Machine] = field(default_factory=list)
+    waiting: dict[str, tuple[Machine, Run]] = field(default_factory=dict)
+    errors: list[str] = field(default_factory=list)
+
+
+class TpuBackend:
+    """One TPU host of the inventory. `open_worker` gives the transport of one machine of a VM, `install` brings the runtime over
+    a transport, `abreast` makes calls side by side."""
+
+    capabilities: ClassVar[Capabilities] = Capabilities()
+
+    def __init__(
+        self,
+        settings: NodeSettings,
+        site: TpuSite,
+        control: Control,
+        *,
+        open_worker: Callable[[TpuNode, int], Transport],
+        install: Callable[[Transport], None],
+        abreast: Abreast,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self._settings = settings
+        self._site = site
+        self._control = control
+        self._open_worker = open_worker
+        self._install = install
+        self._abreast = abreast
+        self._now = now
+        self._workers: dict[tuple[str, str, int], Worker] = {}
+        self._lacking: list[TpuNode] = []
+
+    # --- submitting
+
+    def render(self, run: Run, facts: Facts) -> Submission:
+        """The VM that will be asked for, and the record that its workers will get."""
+        record = record_of(self._settings, run, facts)
+        record["gpus"] = None
+        record["hardware"] = {"chip": self._site.chip, "total_chips": self._site.chips, "hosts": []}
+        wish = self._wish(run)
+        shown: Json = {
+            "name": wish.name,
+            "zone": wish.zone,
+            "accelerator_type": wish.accelerator_type,
+            "version": wish.version,
+            "spot": wish.spot,
+            "preemptible": wish.preemptible,
+            "queued_s": wish.queued_s,
+        }
+        return Submission(run, {"vm": shown, "record": record}, facts.secrets, wish)
+
+    def _wish(self, run: Run) -> NodeWish:
+        site = self._site
+        metadata = {**site.wish.metadata, **metadata_of(run, site.disposal, site.price_per_hour)}
+        if site.keys:
+            metadata["ssh-keys"] = site.keys
+        return replace(
+            site.wish,
+            name=self._name(run),
+            zone=self._zone(run),
+            labels={**site.wish.labels, **labels_of(run)},
+            metadata=metadata,
+        )
+
+    def _name(self, run: Run) -> str:
+        return self._settings.name if self._site.fixed else node_name(run.run_id)
+
+    def _zone(self, run: Run) -> str:
+        return str(run.place.get("zone") or self._site.zones[0])
+
+    def submit(self, submissions: Sequence[Submission]) -> Mapping[str, Accepted | Declined]:
+        """Ask for the VM of each run; where it is ready, start the run on it."""
+        self._lacking = []
+        results: dict[str, Accepted | Declined] = {}
+        for item in submissions:
+            try:
+                result = self._submit(item)
+            except OutcomeUnknown:
+                continue  # only a listing tells
+            if result is not None:
+                results[item.run.run_id] = result
+        return results
+
+    def _submit(self, item: Submission) -> Accepted | Declined | None:
+        wish = item.order
+        assert isinstance(wish, NodeWish)
+        made = self._control.create(wish)
+        if isinstance(made, Denied):
+            words = {"capacity": "no capacity", "no-quota": "no quota at all", "invalid": "refused"}.get(
+                made.kind, made.kind
+            )
+            return Declined(made.kind, f"{wish.zone}: {words}: {made.message}", final=made.final)
+        if isinstance(made, Begun):
+            queue = "asked for by a queued request" if wish.queued_s is not None else "being made"
+            return Accepted(self._handle(item.run, made.operation), words=f"{wish.name} in {wish.zone} is {queue}")
+        if not is_of(made.labels, item.run):
+            return Declined(
+                "claimed",
+                f"{wish.zone} has a VM {wish.name} already, which was not made for this run: it is left alone. Delete it, or "
+                f"rename the host",
+            )
+        if made.node is None or made.node.state is not TpuState.READY or not made.node.endpoints:
+            return Accepted(self._handle(item.run), repeated=True)
+        return self._launch(item, made.node)
+
+    def _handle(self, run: Run, operation: str = "") -> Handle:
+        native: dict[str, Json] = {"node": self._name(run), "zone": self._zone(run), "asked_at": self._now()}
+        if operation:
+            native["operation"] = operation
+        return Handle(run.run_id, run.token, native)
+
+    def _launch(self, item: Submission, node: TpuNode) -> Accepted | Declined:
+        """Start the run on every worker. What has begun on some and not on others is finished by the next submit."""
+        run = item.run
+        secrets = {name: secret.reveal() for name, secret in item.secrets.items()}
+        record = item.body["record"]
+        assert isinstance(record, dict)
+        count = len(node.endpoints)
+        hosts = [one.internal or one.external for one in node.endpoints]
+
+        def launch(rank: int) -> Callable[[], object]:
+            worker = self._worker(node, rank)
+            document = {"version": 1, "runs": [{**_part(record, worker, run, rank, hosts), "secrets": secrets}]}
+            return lambda: worker.call("launch", document, deadline_s=LAUNCH_DEADLINE_S)
+
+        answers = self._abreast({rank: launch(rank) for rank in range(count)})
+        begun, refused, failed = 0, [], []
+        for rank in range(count):
+            answer = answers[rank]
+            if isinstance(answer, ReconcilerError):
+                failed.append(f"worker {rank}: {answer.message}")
+                continue
+            line = _line(answer, run)
+            if line.get("result") in ("started", "already") and handle_from(run.run_id, run.token, line.get("handle")):
+                begun += 1
+            elif line.get("result") == "refused":
+                refused.append((rank, refusal_of(run.run_id, line, f"worker {rank} of {node.name}")))
+            else:
+                failed.append(f"worker {rank} did not answer for this run")
+        if refused and begun == 0:
+            if any(said.reason == "missing" for _, said in refused):
+                self._lacking.append(node)
+            return refused[0][1]
+        if any(said.reason == "missing" for _, said in refused):
+            self._lacking.append(node)
+            return Declined("missing", refused[0][1].message)
+        told = [*failed, *(said.message for _, said in refused)]
+        words = f"started on {begun} of {count} workers of {node.name}" + (f"; {'; '.join(told)}" if told else "")
+        handle = self._handle(run)
+        if begun == count:
+            handle = replace(handle, native={**handle.native, "begun": True})
+        return Accepted(handle, words=words)
+
+    def lacking(self) -> Sequence[Transport]:
+        """The workers on which the last submit found no code."""
+        return [self._worker(node, rank).transport for node in self._lacking for rank in range(len(node.endpoints))]
+
+    # --- workers
+
+    def _worker(self, node: TpuNode, rank: int) -> Worker:
+        key = (node.name, node.ident, rank)
+        if key not in self._workers:
+            paths = self._settings.paths
+            if rank:  # a directory of its own, for all may see one file system
+                status, work = f"{paths.status}/.workers/{rank}", f"{paths.work}/.workers/{rank}"
+                paths = replace(paths, status=status, work=work)
+            settings = replace(self._settings, name=f"{node.name}#{rank}", paths=paths)
+            transport = self._open_worker(node, rank)
+            call = NodeCall(settings, transport, lambda: self._install(transport))
+            self._workers[key] = Worker(transport, call, settings)
+        return self._workers[key]
+
+    def _look_at(self, node: TpuNode, run: Run) -> list[Sighting]:
+        """What each worker says of the run, by rank."""
+
+        def look(rank: int) -> Callable[[], object]:
+            worker = self._worker(node, rank)
+            paths = worker.settings.paths
+            known = {"run_id": run.run_id, "status_dir": paths.status_dir(run), "settled": False}
+            document = {"version": 1, "status_roots": [paths.status], "known": [known], "scan": False, "probe": False}
+            return lambda: census_from(
+                worker.settings.name, worker.call("observe", document, deadline_s=OBSERVE_DEADLINE_S), scanned=False
+            )
+
+        answers = self._abreast({rank: look(rank) for rank in range(len(node.endpoints))})
+        found = []
+        for rank in range(len(node.endpoints)):
+            answer = answers[rank]
+            if isinstance(answer, Census):
+                found.append(answer.look(run.run_id))
+            else:
+                message = answer.message if isinstance(answer, ReconcilerError) else "it did not answer"
+                found.append(Sighting(run.run_id, Presence.UNKNOWN, error=message))
+        return found
+
+    # --- looking
+
+    def observe(self, look: Look) -> Census:
+        """One listing per zone, and one look at the workers of each VM that is ready."""
+        name = self._settings.name
+        known = {item.run.run_id: item for item in look.known}
+        zones = dict.fromkeys((*self._site.zones, *(self._zone(item.run) for item in look.known)))
+        found = self._find([self._control.list(zone) for zone in zones])
+        sightings: dict[str, Sighting] = {}
+        for run_id, (node, run) in found.nodes.items():
+            machine = next(one for one in found.machines if one.run_id == run_id)
+            sightings[run_id] = self._sight(node, run, machine, known.get(run_id))
+        for run_id, (machine, run) in found.waiting.items():
+            sightings[run_id] = _waiting(machine, run)
+        complete = not found.errors
+        for run_id, item in known.items():
+            if run_id not in sightings and complete:
+                sightings[run_id] = self._missing(item)
+        return Census(
+            name,
+            complete=complete,
+            sightings=sightings,
+            capacity=Capacity(0) if complete else None,
+            scanned=look.scan and complete,
+            error="; ".join(found.errors),
+            machines=tuple(found.machines),
+        )
+
+    def _find(self, listings: Sequence[Listing]) -> _Found:
+        found = _Found()
+        site = self._site
+        for listing in listings:
+            if not listing.complete:
+                found.errors.append(f"{listing.zone}: {listing.error}")
+            named = {node.name: node for node in listing.nodes}
+            for node in listing.nodes:
+                run = run_of(node)
+                if run is None or not self._is_here(run):
+                    continue
+                waits = node.state in (TpuState.COMING, TpuState.READY)
+                machine = machine_of(node, run, wait_s=site.capacity_s + site.boot_s if waits else None)
+                found.machines.append(machine)
+                if run.run_id not in found.nodes:
+                    found.nodes[run.run_id] = (node, run)
+            for request in listing.requests:
+                if any(name in named for name in (request.name, *request.nodes)):
+                    continue
+                made_for = run_of(request)
+                if made_for is None or not self._is_here(made_for):
+                    continue
+                machine = waiting_machine(request, made_for, wait_s=None)
+                found.machines.append(machine)
+                found.waiting[made_for.run_id] = (machine, made_for)
+        return found
+
+    def _is_here(self, run: Run) -> bool:
+        """Several hosts of an inventory may share a zone; each minds the VMs that it made."""
+        return run.host == self._settings.name
+
+    def _sight(self, node: TpuNode, run: Run, machine: Machine, known: Known | None) -> Sighting:
+        handle = known.handle if known is not None and known.handle is not None else self._handle(run)
+        seen = Sighting(run.run_id, Presence.PRESENT, alive=True, handle=handle, run=run, machine=machine)
+        if node.state is TpuState.LOST:
+            cause = Cause.PREEMPTION if taken_back(node.word) else Cause.INFRASTRUCTURE
+            status = ReportStatus.PREEMPTED if cause is Cause.PREEMPTION else ReportStatus.FAILED
+            message = f"{machine.shown}: {sentence_of(node.word)}"
+            return replace(seen, alive=False, report=Report(status, seq=0, cause=cause, message=message))
+        if node.state is TpuState.GOING:
+            return replace(seen, stopping="deleted")
+        begun = bool(handle.native.get("begun"))
+        if node.state is TpuState.COMING:
+            if begun:
+                message = f"{machine.shown} was ready and is {node.word} now: what ran on it has ended"
+                return replace(
+                    seen, alive=False, report=Report(ReportStatus.FAILED, 0, Cause.INFRASTRUCTURE, message=message)
+                )
+            return self._failed_create(seen, handle) or seen
+        if node.state is not TpuState.READY or not node.endpoints:
+            return seen
+        gang = gang_of(self._look_at(node, run))
+        if gang.begun == 0 and gang.error:
+            unfinished = f"its run is started once its workers answer ({gang.error})"
+            return replace(seen, unfinished="" if begun else unfinished)
+        if gang.begun < gang.count and not gang.error and not gang.broken and not begun:
+            return replace(seen, unfinished=f"its run is started on {gang.count} workers")
+        return replace(seen, alive=gang.alive, broken=gang.broken, report=gang.report, stopping=gang.stopping)
+
+    def _failed_create(self, seen: Sighting, handle: Handle) -> Sighting | None:
+        operation = str(handle.native.get("operation") or "")
+        if not operation:
+            return None
+        try:
+            denied = self._control.failure_of(str(handle.native.get("zone")), operation)
+        except ReconcilerError:
+            return None
+        if denied is None:
+            return None
+        cause = PRICE_DENIED.get(denied.kind, Cause.INFRASTRUCTURE)
+        report = Report(ReportStatus.FAILED, 0, cause, message=denied.message)
+        return replace(seen, alive=False, report=report)
+
+    def _missing(self, item: Known) -> Sighting:
+        """A run that we know of, and no VM of it in any complete listing: asked for by its name before that is believed."""
+        run, zone, name = item.run, self._zone(item.run), self._name(item.run)
+        try:
+            node = self._control.get(zone, name)
+        except ReconcilerError as error:
+            return Sighting(run.run_id, Presence.UNKNOWN, error=error.message)
+        if node is not None and is_of(node.labels, run):
+            return Sighting(run.run_id, Presence.UNKNOWN, error=f"{name} exists, but {zone} does not list it yet")
+        if item.handle is None:
+            return Sighting(run.run_id, Presence.ABSENT)
+        seen = Sighting(run.run_id, Presence.PRESENT, handle=item.handle, run=run)
+        failed = self._failed_create(seen, item.handle)
+        if failed is not None:
+            return failed
+        asked_at = item.handle.native.get("asked_at")
+        if isinstance(asked_at, (int, float)) and self._now() - asked_at < LISTED_S:
+            return Sighting(
+                run.run_id, Presence.UNKNOWN, error=f"{name} was asked for a moment ago, and is not listed yet"
+            )
+        message = f"its VM {name} is gone from {zone}"
+        return replace(seen, report=Report(ReportStatus.FAILED, 0, Cause.INFRASTRUCTURE, message=message))
+
+    def logs(self, known: Known, since: LogCursor) -> LogChunk:
+        """The output on one worker; empty once its VM is gone."""
+        node = self._control.get(self._zone(known.run), self._name(known.run))
+        if node is None or not is_of(node.labels, known.run) or node.state is not TpuState.READY:
+            raise Rejected(f"The VM of {known.run.run_id} is gone or not ready, and its output with it")
+        if not 0 <= since.worker < len(node.endpoints):
+            raise Rejected(f"{node.name} has no worker {since.worker}: expected 0 to {len(node.endpoints) - 1}")
+        return self._worker(node, since.worker).call.logs(known, replace(since, worker=0))
+
+    # --- stopping
+
+    def cancel(self, known: Known, *, reason: str, grace_s: float, force: bool = False) -> str:
+        """End the run on all its workers; where it never began, or without grace, by deleting its VM."""
+        run = known.run
+        zone, name = self._zone(run), self._name(run)
+        node = self._control.get(zone, name)
+        if node is None or not is_of(node.labels, run):
+            if self._site.wish.queued_s is not None and not self._site.fixed:
+                self._control.delete_request(zone, name)
+            return "already gone"
+        if node.state is not TpuState.READY or not node.endpoints or force:
+            return self._delete(node)
+        signalled, gone, failed = self._signal(node, run, reason, grace_s)
+        if not signalled and failed:
+            return f"no worker answers ({failed[0]}); {self._delete(node)}"
+        if not signalled:
+            return "already gone"
+        return "signalled" if not failed else f"signalled on {signalled} of {signalled + gone + len(failed)} workers"
+
+    def _signal(self, node: TpuNode, run: Run, reason: str, grace_s: float) -> tuple[int, int, list[str]]:
+        # The workers know reasons that somebody asked for; anything else is the loss of the others.
+        reason = reason if reason in ("cancelled", "suspended", "replaced", "deleted") else "replaced"
+
+        def cancel(rank: int) -> Callable[[], object]:
+            worker = self._worker(node, rank)
+            request = {
+                "run_id": run.run_id,
+                "token": run.token,
+                "status_dir": worker.settings.paths.status_dir(run),
+                "reason": reason,
+                "grace_s": grace_s,
+                "force": False,
+            }
+            return lambda: worker.call("cancel", {"version": 1, "runs": [request]}, deadline_s=CANCEL_DEADLINE_S)
+
+        answers = self._abreast({rank: cancel(rank) for rank in range(len(node.endpoints))})
+        signalled, gone, failed = 0, 0, []
+        for rank in range(len(node.endpoints)):
+            answer = answers[rank]
+            if isinstance(answer, ReconcilerError):
+                failed.append(f"worker {rank}: {answer.message}")
+                continue
+            line = _line(answer, run)
+            if line.get("result") == "gone":
+                gone += 1
+            elif line.get("result") == "refused":
+                failed.append(f"worker {rank}: {line.get('reason')}")
+            else:
+                signalled += 1
+        return signalled, gone, failed
+
+    def release(self, machine: Machine) -> str:
+        """See core.protocols.Rents."""
+        node = self._control.get(machine.zone, machine.name)
+        if node is None:
+            if machine.request:
+                self._control.delete_request(machine.zone, machine.request)
+                return f"the request {machine.request} in {machine.zone} is deleted"
+            return f"{machine.shown} is gone already"
+        if node.ident != machine.ident:
+            raise Rejected(
+                f"{machine.shown} is another VM by now than the one that was to be deleted; it is left alone"
+            )
+        return self._delete(node)
+
+    def _delete(self, node: TpuNode) -> str:
+        """A VM that carries our mark, whole: with the request that it came from."""
+        if node.request:
+            self._control.delete_request(node.zone, node.request)
+        else:
+            self._control.delete(node.zone, node.name)
+        return f"{node.name} in {node.zone} is being deleted"
+
+    def close(self) -> None:
+        for worker in self._workers.values():
+            worker.transport.close()
+        self._workers.clear()
+
+
+def _line(answer: object, run: Run) -> Mapping[str, Any]:
+    """What a worker answered for the run, {} for nothing."""
+    assert isinstance(answer, Answer)
+    return next((one for one in answer.lines if one.get("run_id") == run.run_id), {})
+
+
+def _waiting(machine: Machine, run: Run) -> Sighting:
+    seen = Sighting(run.run_id, Presence.PRESENT, alive=True, run=run, machine=machine)
+    if machine.dead:
+        report = Report(ReportStatus.FAILED, 0, Cause.CAPACITY, message=f"{machine.shown}: {machine.words}")
+        return replace(seen, alive=False, report=report)
+    return replace(seen, stopping="deleted" if machine.going else "")
+
+
+def _part(record: Mapping[str, Json], worker: Worker, run: Run, rank: int, hosts: Sequence[str]) -> dict[str, Json]:
+    """The record as one worker gets it."""
+    paths = worker.settings.paths
+    env = record["env"]
+    hardware = record["hardware"]
+    assert isinstance(env, dict)
+    assert isinstance(hardware, dict)
+    place = ranks.environment(ranks.Ranks(rank, len(hosts), list(hosts)), run.run_id)
+    return {
+        **record,
+        "status_root": paths.status,
+        "status_dir": paths.status_dir(run),
+        "work_dir": paths.work_dir(run),
+        "env": {**place, **env},
+        "hardware": {**hardware, "hosts": list(hosts)},
+    }
