@@ -31,7 +31,8 @@ pytestmark = pytest.mark.real
 
 FOR_EVER = "exec sleep 600"
 # Ends by itself when it is told to, as a program that checkpoints does.
-POLITE = "trap 'echo told; exit 0' TERM; sleep 600 & wait"
+TRAP = "trap 'echo told; exit 0' TERM; "
+POLITE = TRAP + "sleep 600 & wait"
 HURT = ("down", "hang", "cut", "records", "empty", "banner")
 SECRET = "hunter2-and-more"
 
@@ -48,7 +49,9 @@ class World:
 
     def run(self, then: str = "", *, attempt: int = 1, name: str = "", **spec: Any) -> Run:
         """A run whose program leaves its name and its job's id, and then does `then`."""
-        program = f'echo "$RECONCILER_RUN_ID $SLURM_JOB_ID" >> {self.ran}; {then}'
+        # Once the line is there the program may be told to end: a trap has to be set by then.
+        trap = TRAP if TRAP in then else ""
+        program = f'{trap}echo "$RECONCILER_RUN_ID $SLURM_JOB_ID" >> {self.ran}; {then.replace(TRAP, "")}'
         wanted = job(name or f"job{next(self._names)}", spec={"command": ["sh", "-c", program], "grace": "1s", **spec})
         made = run_of(wanted, attempt=attempt, host="login01")
         return replace(made, token=f"token-{made.run_id}")
@@ -373,8 +376,8 @@ def test_what_cannot_be_asked_is_not_said_to_be_gone(world: World):
 
 def test_a_cancel_that_slurm_did_not_take_reaches_the_run_by_its_request(world: World):
     known = world.start(world.run(POLITE))
-    with world.hurt("scancel", "down"), pytest.raises(OutcomeUnknown):
-        world.backend.cancel(known, reason="suspended", grace_s=5.0)
+    with world.hurt("scancel", "down"):
+        assert asked(world, known, "suspended") in ("unknown", "already gone")
     report = world.ended(known).report
     assert (report.status, report.cause) == (ReportStatus.CANCELLED, Cause.SUSPENDED)
     assert b"told" in world.backend.logs(known, LogCursor()).data
@@ -384,8 +387,7 @@ def test_a_cancel_that_slurm_did_not_take_reaches_the_run_by_its_request(world: 
 def test_a_cancel_whose_answer_is_lost_is_done_and_can_be_repeated(world: World, how):
     known = world.start(world.run(POLITE))
     world.slurm.fault("scancel", how)
-    with pytest.raises(OutcomeUnknown):
-        world.backend.cancel(known, reason="deleted", grace_s=5.0)
+    assert asked(world, known, "deleted") in ("unknown", "already gone")
     assert world.ended(known).report.cause is Cause.DELETED
     assert world.backend.cancel(known, reason="deleted", grace_s=5.0) == "already gone"
 
@@ -794,6 +796,14 @@ def test_gpus_of_the_job_reach_its_program(world: World):
 
 
 # --- arrays
+
+
+def asked(world: World, known: Known, reason: str) -> str:
+    """What came of a cancel whose scancel fails: nobody knows, or the run heard of its request and was over before we looked."""
+    try:
+        return world.backend.cancel(known, reason=reason, grace_s=5.0)
+    except OutcomeUnknown:
+        return "unknown"
 
 
 def members(world: World, *bodies: str) -> list[Run]:
