@@ -75,7 +75,7 @@ class TpuSite:
     fixed: bool
     chip: str
     chips: int
-    disposal: Disposal = Disposal()
+    disposal: Disposal = field(default_factory=Disposal)
     price_per_hour: float | None = None
     capacity_s: float = 3600.0
     boot_s: float = 900.0

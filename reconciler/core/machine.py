@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from reconciler.core.names import JobKey
 
@@ -49,7 +49,7 @@ class Machine:
     created_at: float = 0.0
     wait_s: float | None = None
     price_per_hour: float | None = None
-    disposal: Disposal = Disposal()
+    disposal: Disposal = field(default_factory=Disposal)
     request: str = ""
     """The name of the queued request that it came, or will come, from."""
 

@@ -273,8 +273,8 @@ def _begin(
         return replace(verdict, action=Action(Verb.HOLD, desired.key, "HostUnknown", found.sentence, host=unknown[0]))
     if found.price_per_hour is not None and not world.approved:
         message = (
-            f"{found.host} costs {found.price_per_hour:.2f} an hour and nobody has said yes: `reconciler apply`, or approve: auto "
-            f"in the inventory"
+            f"{found.host} costs {found.price_per_hour:.2f} an hour and nobody has said yes: `reconciler apply`, or "
+            f"approve: auto in the inventory"
         )
         return wait(memory, desired, "NeedsApproval", message, held=True)
     return launch(memory, desired, found)

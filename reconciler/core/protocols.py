@@ -63,7 +63,8 @@ class Submission:
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """The run exists. `repeated`: it existed before this call. `words` say what there is so far, where it is not a running job."""
+    """The run exists. `repeated`: it existed before this call. `words` say what there is so far, where that is no
+    running job."""
 
     handle: Handle
     repeated: bool = False

@@ -1,7 +1,7 @@
 """When a rented machine is deleted: once no attempt needs it, and its disposal does not keep it. Pure.
 
-Decided from what is seen (the machine, with its disposal in its own marks) and from how its run ended, never from what we meant to
-do: so a machine is found and deleted whatever crashed between its creation and now.
+Decided from what is seen (the machine, with its disposal in its own marks) and from how its run ended, never from what we meant
+to do: so a machine is found and deleted whatever crashed between its creation and now.
 """
 
 from __future__ import annotations
