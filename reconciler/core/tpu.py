@@ -288,7 +288,7 @@ _HASH_LENGTH = 14
 
 
 def is_node_name(text: str) -> bool:
-    """May this stand as the name of a node? Lower-case letters, digits and '-', from a letter to a letter or digit, at most 63."""
+    """May this stand as the name of a node? 63 lower-case letters, digits and '-' at most, from a letter to a letter or digit."""
     return bool(_NODE_NAME.match(text))
 
 
