@@ -93,6 +93,20 @@ class TpuSlice:
         """Does the number in the name count TensorCores, two to a chip?"""
         return self.chip in _TWO_CORES
 
+    def holds(self, asked: int) -> bool:
+        """Is this enough for a request of so many chips? A number up to the one in the name counts too, as in the seed, where
+        v4-32 answers a request of 32: `counted_in_cores` tells when that was so."""
+        return asked <= self.count
+
+    def counted_in_cores(self, asked: int) -> str:
+        """A warning for a request that only the number in the name can meet, else ""."""
+        if not self.chips < asked <= self.count:
+            return ""
+        return (
+            f"{asked} counts TensorCores of {self.chip.removeprefix('tpu-')}, two to a chip: {self.chips} chips are on "
+            f"{self.hosts} machine{'s' if self.hosts > 1 else ''}; write min_chips: {-(-asked // 2)}"
+        )
+
 
 _ACCELERATOR = re.compile(
     r"v(?P<version>[0-9]+)(?P<flavour>[a-z]*)-(?:(?P<count>[0-9]+)|(?P<shape>[0-9]+(?:x[0-9]+)+))\Z"

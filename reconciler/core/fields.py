@@ -48,6 +48,9 @@ FIELDS: dict[str, Effect] = {
     "spec.grace": Effect.IN_PLACE,
     "spec.slurm": Effect.REPLACE,
     "spec.tpu": Effect.REPLACE,
+    "spec.tpu.delete_on_exit": Effect.IN_PLACE,
+    "spec.tpu.keep_for": Effect.IN_PLACE,
+    "spec.tpu.ttl": Effect.IN_PLACE,
     "spec.volcano": Effect.REPLACE,
     "spec.sweep": Effect.IN_PLACE,
 }
@@ -122,6 +125,12 @@ def effect_of(path: str) -> Effect:
 
 
 _REPLACE_WHOLE = tuple(path[5:] for path, effect in FIELDS.items() if effect is Effect.REPLACE and path.count(".") == 1)
+# Fields of theirs that do not count, though the others do.
+_PARTLY: dict[str, frozenset[str]] = {
+    "tpu": frozenset(
+        path[9:] for path, effect in FIELDS.items() if path.startswith("spec.tpu.") and effect is Effect.IN_PLACE
+    )
+}
 _OBJECTS: dict[str, dict[str, Json]] = {
     **{name: default for name in ("source", "request") if isinstance(default := DEFAULTS[name], dict)},
     "python": PYTHON_DEFAULTS,
@@ -135,6 +144,10 @@ def replace_part(spec: Mapping[str, Json]) -> dict[str, Json]:
         value = spec[name]
         if value == DEFAULTS[name]:
             continue
+        if name in _PARTLY and isinstance(value, dict):
+            value = {key: item for key, item in value.items() if key not in _PARTLY[name]}
+            if not value:
+                continue
         below = _OBJECTS.get(name)
         if below is not None and isinstance(value, dict):
             value = {key: item for key, item in value.items() if item != below[key]}

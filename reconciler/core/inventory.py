@@ -21,6 +21,13 @@ BUSY_MIB = 100
 CONNECT_TIMEOUT_S = 10.0
 # squeue(1) warns of programs that call it in loops; peers ask every 30 to 40 s.
 POLL_S = 15.0
+# A stock-out of spot TPUs may last for hours, and waiting costs nothing; after a day somebody should look.
+CAPACITY_TIMEOUT_S = 86_400.0
+# Peers see most TPU VMs answer within five minutes; large slices take longer.
+BOOT_TIMEOUT_S = 900.0
+COOLDOWN_S = 600.0
+# Where gcloud keeps its own key for VMs; `gcloud compute tpus tpu-vm ssh` makes it.
+GOOGLE_KEY = "~/.ssh/google_compute_engine"
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,21 +158,48 @@ class SlurmHost:
 
 @dataclass(frozen=True, slots=True)
 class TpuHost:
-    """A Cloud TPU VM; its name is the VM's. Empty text: the cloud's own default."""
+    """Cloud TPU VMs of one kind. With `per_run` each run has a VM of its own, up to `max_nodes` of them; else the host's name is
+    the VM's. Empty text: the cloud's own default.
+
+    `zones` are tried in order, and `zone` is the first. At most one of `spot`, `preemptible` and `reserved` is set. `queued_s`:
+    validity of a queued resource; None makes the VM directly. `price_per_chip_hour` None: not known.
+    """
 
     name: str
     cluster: str
     zone: str = ""
+    zones: tuple[str, ...] = ()
     project: str | None = None
     accelerator_type: str = ""
     version: str = ""
     spot: bool = False
     preemptible: bool = False
+    reserved: bool = False
+    queued_s: float | None = None
+    per_run: bool = False
+    max_nodes: int = 1
+    price_per_chip_hour: float | None = None
+    delete_on_exit: Literal["always", "success", "failure", "never"] = "always"
+    keep_for_s: float = 0.0
+    ttl_s: float | None = None
+    capacity_timeout_s: float = CAPACITY_TIMEOUT_S
+    boot_timeout_s: float = BOOT_TIMEOUT_S
+    cooldown_s: float = COOLDOWN_S
     network: str | None = None
     subnetwork: str | None = None
     service_account: str | None = None
     internal_ip: bool = False
+    ssh_user: str | None = None
+    ssh_key: str = GOOGLE_KEY
+    ssh_port: int = 22
+    connect_timeout_s: float = CONNECT_TIMEOUT_S
     metadata: Mapping[str, str] = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict)
+    tags: tuple[str, ...] = ()
+    control: Literal["auto", "client", "gcloud"] = "auto"
+    endpoint: str = ""
+    poll_s: float = POLL_S
+    python: str | None = None
     uv_groups: tuple[str, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict)
     type: Literal["tpu"] = "tpu"
@@ -225,13 +259,23 @@ Host = LocalHost | PlainHost | SlurmHost | TpuHost | VolcanoHost
 
 
 @dataclass(frozen=True, slots=True)
+class Limits:
+    """What machines that are made on demand may come to, over all hosts; None: no limit. Costs are in the currency of the hosts'
+    prices, and `max_cost_total` counts from the state's beginning."""
+
+    max_chips: int | None = None
+    max_cost_per_hour: float | None = None
+    max_cost_total: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Inventory:
     """All clusters and hosts. `order` names every host once, in the order in which they are tried: `priority`, then
     the file's.
 
     `gres_mapping` gives Slurm's bare type of a chip (the seed's `gpu:h100` and `h100` both become `h100`). `mount`
     and `proxy` belong to the mailbox. `file` is where it was read, "" for the built-in one; `digest` changes when any
-    field that is not a secret does.
+    field that is not a secret does. `approve`: are launches that cost money asked for?
     """
 
     clusters: Mapping[str, Cluster]
@@ -242,6 +286,8 @@ class Inventory:
     proxy: str | None = None
     file: str = ""
     digest: str = ""
+    limits: Limits = Limits()
+    approve: Literal["ask", "auto"] = "ask"
 
     def cluster_of(self, host: str) -> Cluster:
         """The cluster of a host. Raises KeyError for a name that is not in the inventory."""

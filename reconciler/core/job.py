@@ -122,6 +122,25 @@ class SlurmOverrides:
 
 
 @dataclass(frozen=True, slots=True)
+class TpuOverrides:
+    """What only Cloud TPU understands, over the host's own values. None and empty: not set.
+
+    `spot` or `preemptible` set (also to False) stands in place of the host's spot, preemptible and reserved together; at most one
+    of the two is True. Metadata and labels go over the host's key by key.
+    """
+
+    version: str | None = None
+    spot: bool | None = None
+    preemptible: bool | None = None
+    zones: tuple[str, ...] = ()
+    delete_on_exit: Literal["always", "success", "failure", "never"] | None = None
+    keep_for_s: float | None = None
+    ttl_s: float | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict, hash=False)
+    labels: Mapping[str, str] = field(default_factory=dict, hash=False)
+
+
+@dataclass(frozen=True, slots=True)
 class JobSpec:
     """One job as desired.
 
@@ -152,6 +171,7 @@ class JobSpec:
     ttl_s: int | None
     grace_s: float
     slurm: SlurmOverrides
+    tpu: TpuOverrides
     overrides: Mapping[str, Json]
     normal: Mapping[str, Json] = field(hash=False)
 

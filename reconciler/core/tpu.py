@@ -16,6 +16,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from reconciler.core.chips import parse_accelerator_type
+
 
 class TpuState(enum.Enum):
     """All that matters of a node's state. A word that is not in the table is UNKNOWN, never LOST."""
@@ -273,6 +275,16 @@ class Denied:
 
 Made = Begun | Exists | Denied
 
+# The usual software of each generation (cloud.google.com/tpu/docs/runtimes). `gcloud compute tpus tpu-vm versions list`: all.
+_VERSIONS = {"tpu-v5e": "v2-alpha-tpuv5-lite", "tpu-v5p": "v2-alpha-tpuv5", "tpu-v6e": "v2-alpha-tpuv6e"}
+_VERSION_OLDER = "tpu-ubuntu2204-base"
+
+
+def default_version(accelerator_type: str) -> str:
+    """The TPU software version for those who name none. Raises ValueError for a type that is none."""
+    return _VERSIONS.get(parse_accelerator_type(accelerator_type).chip, _VERSION_OLDER)
+
+
 # ---- names -----------------------------------------------------------------------------------------------------
 
 NAME_MAX = 63
@@ -289,7 +301,7 @@ _HASH_LENGTH = 14
 
 
 def is_node_name(text: str) -> bool:
-    """May this stand as the name of a node? Lower-case letters, digits and '-', from a letter to a letter or digit, at most 63."""
+    """May this stand as the name of a node? 63 lower-case letters, digits and '-' at most, from a letter to a letter or digit."""
     return bool(_NODE_NAME.match(text))
 
 

@@ -11,6 +11,7 @@ from reconciler.core.inventory import (
     Cluster,
     Credential,
     Host,
+    Limits,
     LocalHost,
     Mount,
     Partition,
@@ -86,6 +87,18 @@ def _text(value: float | str | None) -> str | None:
     return None if value is None else str(value)
 
 
+_DURATIONS = (
+    "poll",
+    "connect_timeout",
+    "queued",
+    "keep_for",
+    "ttl",
+    "capacity_timeout",
+    "boot_timeout",
+    "cooldown",
+)
+
+
 def _fields(given: _Doc, *, drop: tuple[str, ...] = ()) -> _Doc:
     """A host's fields as arguments: lists become tuples, and null means the default."""
     fields: _Doc = {
@@ -93,10 +106,10 @@ def _fields(given: _Doc, *, drop: tuple[str, ...] = ()) -> _Doc:
         for name, value in given.items()
         if value is not None and name not in drop
     }
-    if "poll" in fields:
-        fields["poll_s"] = float(seconds(fields.pop("poll")))
-    if "connect_timeout" in fields:
-        fields["connect_timeout_s"] = float(seconds(fields.pop("connect_timeout")))
+    for name in _DURATIONS:
+        if name in fields:
+            value = fields.pop(name)
+            fields[f"{name}_s"] = float(seconds(value if isinstance(value, str) else int(value)))
     return fields
 
 
@@ -144,7 +157,23 @@ def _partitions(given: list[str | _Doc]) -> tuple[Partition, ...]:
 
 
 def _tpu(name: str, given: _Doc) -> Host:
-    return TpuHost(name=name, **_fields(given))
+    fields = _fields(given, drop=("zone", "zones"))
+    zones = tuple(given.get("zones") or filter(None, [given.get("zone")]))
+    for number in ("max_nodes", "ssh_port"):
+        if number in fields:
+            fields[number] = int(fields[number])
+    if "price_per_chip_hour" in fields:
+        fields["price_per_chip_hour"] = float(fields["price_per_chip_hour"])
+    return TpuHost(name=name, zone=zones[0] if zones else "", zones=zones, **fields)
+
+
+def limits_of(given: _Doc) -> Limits:
+    chips, hourly, total = (given.get(name) for name in ("max_chips", "max_cost_per_hour", "max_cost_total"))
+    return Limits(
+        None if chips is None else int(chips),
+        None if hourly is None else float(hourly),
+        None if total is None else float(total),
+    )
 
 
 _QUANTITIES = ("cpu", "memory", "cpu_cpu", "cpu_memory", "shm_size")

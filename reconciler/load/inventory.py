@@ -11,15 +11,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from reconciler.core.chips import CHIPS, parse_accelerator_type
+from reconciler.core.chips import CHIPS
 from reconciler.core.errors import ManifestError, Problem
 from reconciler.core.inventory import (
     Inventory,
     LocalHost,
 )
 from reconciler.core.names import digest_of
+from reconciler.load import tpu
 from reconciler.load.directives import refusal_of
-from reconciler.load.hosts import HOSTS, LOCAL, PATHS, cluster_of, cpus, local_cluster
+from reconciler.load.hosts import HOSTS, LOCAL, PATHS, cluster_of, cpus, limits_of, local_cluster
 from reconciler.load.schema import refusals
 from reconciler.load.strict_yaml import Document, read
 from reconciler.load.words import did_you_mean, dotted, one_of
@@ -143,6 +144,8 @@ def _dangling(document: Document, value: _Doc) -> list[Problem]:
                 f"no cluster is called {cluster!r}{did_you_mean(cluster, clusters) or known}",
             )
         _check_host(("hosts", name), host, wrong)
+    for where, message in tpu.unpriced(value):
+        wrong(where, message)
     remote = {host.get("cluster") for host in hosts.values() if host.get("type", "plain") != LOCAL}
     for name in remote & clusters.keys():
         for path in PATHS:
@@ -163,13 +166,9 @@ def _check_host(path: tuple[str, str], host: _Doc, wrong: _Wrong) -> None:
         for chip in host.get("chips") or {}:
             if chip not in CHIPS:
                 wrong((*path, "chips", chip), _unknown_chip(chip))
-    if kind == "tpu" and host.get("accelerator_type"):
-        try:
-            parse_accelerator_type(host["accelerator_type"])
-        except ValueError as error:
-            wrong((*path, "accelerator_type"), str(error))
-    if kind == "tpu" and host.get("spot") and host.get("preemptible"):
-        wrong((*path, "preemptible"), "a VM is either spot or preemptible: keep one of them")
+    if kind == "tpu":
+        for below, message in tpu.wrong_with(path[1], host):
+            wrong((*path, *below), message)
     for index, text in enumerate(host.get("directives", ())):
         owned = refusal_of(text, host=True)
         if owned:
@@ -201,6 +200,8 @@ def _inventory(value: _Doc, file: str, home: Path, state_dir: Path) -> Inventory
         value.get("proxy"),
         file,
         digest_of(_public(value)),
+        limits_of(value.get("limits", {})),
+        value.get("approve", "ask"),
     )
 
 

@@ -23,10 +23,13 @@ from reconciler.core.job import (
     SlurmOverrides,
     Source,
     Stage,
+    TpuOverrides,
 )
 from reconciler.core.names import JobKey
 from reconciler.core.quantity import bytes_of, seconds
 from reconciler.load.directives import refusal_of
+from reconciler.load.tpu import wrong_with_overrides
+from reconciler.load.words import dotted
 
 # (path, message) of one thing wrong.
 Wrong = tuple[tuple[str | int, ...], str]
@@ -35,7 +38,7 @@ Wrong = tuple[tuple[str | int, ...], str]
 _Doc = dict[str, Any]
 _DEFAULTS = cast(_Doc, DEFAULTS)
 # Backends whose overrides are passed on as they are written.
-BACKENDS = ("tpu", "volcano")
+BACKENDS = ("volcano",)
 _BUDGETS = ("preemption", "infrastructure", "failure", "timeout", "out_of_memory", "cancelled")
 
 
@@ -136,6 +139,15 @@ def _slurm(value: _Doc) -> _Doc:
     return given
 
 
+def _tpu(value: _Doc) -> _Doc:
+    """Only what is set. `false` is: it takes back what the host says."""
+    given = {name: item for name, item in value.items() if item not in (None, [], {})}
+    for name in ("keep_for", "ttl"):
+        if name in given:
+            given[name] = seconds(_int_or_text(given[name]))
+    return given
+
+
 _MAKERS: dict[str, Any] = {
     "generation": int,
     "priority": int,
@@ -148,6 +160,7 @@ _MAKERS: dict[str, Any] = {
     "ttl": lambda value: None if value is None else seconds(_int_or_text(value)),
     "grace": lambda value: seconds(_int_or_text(value)),
     "slurm": _slurm,
+    "tpu": _tpu,
 }
 
 
@@ -183,6 +196,11 @@ def _contradictions(spec: _Doc, wrong: list[Wrong]) -> None:
         )
     if spec["slurm"]:
         _contradictions_of_slurm(spec["slurm"], request, wrong)
+    if spec["tpu"]:
+        wrong.extend(
+            (("spec", "tpu", *path), f"{dotted(('spec', 'tpu', *path))}: {message}")
+            for path, message in wrong_with_overrides(spec["tpu"])
+        )
     source = spec["source"]
     if source is not None and source is not _DEFAULTS["source"]:
         _contradictions_of_source(source, wrong)
@@ -272,6 +290,7 @@ def decode(normal: Mapping[str, Json]) -> JobSpec:
         ttl_s=spec["ttl"],
         grace_s=float(spec["grace"]),
         slurm=_overrides(spec["slurm"]),
+        tpu=_tpu_overrides(spec["tpu"]),
         overrides={name: spec[name] for name in BACKENDS if spec[name]},
         normal=normal,
     )
@@ -285,6 +304,22 @@ def _overrides(slurm: _Doc) -> SlurmOverrides:
     fields: _Doc = {name: slurm.get(name) for name in _SLURM_WORDS}
     fields |= {name: tuple(slurm.get(name, ())) for name in _SLURM_LISTS}
     return SlurmOverrides(**fields, exclusive=slurm.get("exclusive", False), warn_s=slurm.get("warn"))
+
+
+_TPU_WORDS = ("version", "spot", "preemptible", "delete_on_exit")
+
+
+def _tpu_overrides(tpu: _Doc) -> TpuOverrides:
+    """A journal may hold one of an older version, which passed on whatever was written."""
+    keep_for, ttl = tpu.get("keep_for"), tpu.get("ttl")
+    return TpuOverrides(
+        **{name: tpu.get(name) for name in _TPU_WORDS},
+        zones=tuple(tpu.get("zones", ())),
+        keep_for_s=None if keep_for is None else float(keep_for),
+        ttl_s=None if ttl is None else float(ttl),
+        metadata=tpu.get("metadata", {}),
+        labels=tpu.get("labels", {}),
+    )
 
 
 def secret_ref(reference: Mapping[str, Any]) -> SecretRef:

@@ -445,7 +445,7 @@ def test_what_does_not_change_the_run_does_not_change_the_digest(other: str) -> 
         job(spec="command: [run], slurm: {partition: gpu}"),
         job(spec="command: [run], slurm: {exclusive: true}"),
         job(spec="command: [run], slurm: {warn: 5m}"),
-        job(spec="command: [run], tpu: {a: 1}"),
+        job(spec="command: [run], tpu: {spot: true}"),
         job("b"),
         job(metadata=", project: p"),
     ],

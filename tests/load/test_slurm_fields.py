@@ -79,7 +79,7 @@ def test_a_default_that_is_written_out_is_silence() -> None:
 
 
 def test_overrides_of_other_backends_are_as_they_are_written() -> None:
-    assert spec_of("  tpu: {spot: true}\n  slurm: {qos: x}\n").overrides == {"tpu": {"spot": True}}
+    assert spec_of("  volcano: {image: a}\n  slurm: {qos: x}\n").overrides == {"volcano": {"image": "a"}}
 
 
 def test_who_requeues_and_how_often_others_may_cancel() -> None:
