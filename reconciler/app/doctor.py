@@ -5,14 +5,15 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 from reconciler.app.check import check_all
 from reconciler.app.doctor_queue import examine_queue
 from reconciler.app.finding import Finding
 from reconciler.app.lanes import Lanes
-from reconciler.app.wiring import Hosts, Settings, find_place, read_inventory, transport_settings
+from reconciler.app.wiring import Hosts, Settings, find_place, machines_folder, read_inventory, transport_settings
 from reconciler.core.errors import ReconcilerError
-from reconciler.core.inventory import Cluster, LocalHost, PlainHost, SlurmHost
+from reconciler.core.inventory import Cluster, LocalHost, PlainHost, SlurmHost, TpuHost
 from reconciler.core.protocols import Look
 from reconciler.core.transport import Command
 
@@ -51,7 +52,7 @@ def examine(settings: Settings, names: Iterable[str] | None) -> list[Finding]:
         raise ReconcilerError(
             f"No host is called {unknown[0]!r}", hint=f"The inventory has: {', '.join(inventory.order)}"
         )
-    hosts = Hosts(inventory)
+    hosts = Hosts(inventory, machines_folder(settings))
     lanes = Lanes()
     calls: dict[str, Callable[[], list[Finding]]] = {}
     for name in wanted:
@@ -60,6 +61,8 @@ def examine(settings: Settings, names: Iterable[str] | None) -> list[Finding]:
             calls[name] = _host_call(host, inventory.cluster_of(name), hosts)
         elif isinstance(host, SlurmHost):
             calls[name] = _queue_call(host, inventory.cluster_of(name), hosts)
+        elif isinstance(host, TpuHost):
+            calls[name] = _rented_call(host, hosts)
         else:
             findings.append(Finding(name, "type", False, f"{host.type} hosts are not driven by this version"))
     try:
@@ -98,7 +101,25 @@ def _host_call(host: LocalHost | PlainHost, cluster: Cluster, hosts: Hosts) -> C
 
 
 def _queue_call(host: SlurmHost, cluster: Cluster, hosts: Hosts) -> Callable[[], list[Finding]]:
-    return lambda: [*_login(host, cluster, hosts), *examine_queue(host, cluster, hosts.shipping(host.name).transport)]
+    return lambda: [*_login(host, cluster, hosts), *examine_queue(host, cluster, hosts.transport(host.name))]
+
+
+def _rented_call(host: TpuHost, hosts: Hosts) -> Callable[[], list[Finding]]:
+    return lambda: list(_rented(host, hosts))
+
+
+def _rented(host: TpuHost, hosts: Hosts) -> Iterable[Finding]:
+    """The control plane: may we ask it, and what of ours is there?"""
+    census = hosts.backend(host.name).observe(Look())
+    count = len(census.machines)
+    found = f"{count} machine{'' if count == 1 else 's'} of ours" if census.complete else census.error
+    yield Finding(host.name, "control plane", census.complete, found)
+    key = Path(host.ssh_key).expanduser()
+    fix = "" if key.exists() else f"Make one: `ssh-keygen -t ed25519 -f {key}`, or name another in the host's ssh_key."
+    yield Finding(host.name, "ssh key", key.exists(), str(key) if key.exists() else f"{key} does not exist", fix)
+    if host.price_per_chip_hour is None:
+        fix = "Set price_per_chip_hour in the host's entry of the inventory."
+        yield Finding(host.name, "price", False, "not known: plans cannot say what a launch costs", fix)
 
 
 def _host(host: LocalHost | PlainHost, cluster: Cluster, hosts: Hosts) -> Iterable[Finding]:
@@ -122,7 +143,7 @@ def _host(host: LocalHost | PlainHost, cluster: Cluster, hosts: Hosts) -> Iterab
 def _login(host: LocalHost | PlainHost | SlurmHost, cluster: Cluster, hosts: Hosts) -> Iterable[Finding]:
     """The machine that we log in to: interpreter, tools, paths, clock."""
     paths = [cluster.root, cluster.work, cluster.share, cluster.status, cluster.checkpoints, cluster.results]
-    transport = hosts.shipping(host.name).transport
+    transport = hosts.transport(host.name)
     started = time.monotonic()
     done = transport.run(Command(("sh", "-c", _LOOK, "sh", host.python or "", *paths)), deadline_s=_DEADLINE_S)
     took = time.monotonic() - started

@@ -15,6 +15,8 @@ from reconciler.core.errors import ReconcilerError, Retry
 
 # How often a waiting pass wakes to renew its lock: a fraction of the lock's term (store.sqlite.LOCK_TERM_S).
 TICK_S = 10.0
+# Connections made at once from one lane.
+ABREAST_MAX = 32
 
 
 T = TypeVar("T")
@@ -62,6 +64,15 @@ class Lanes:
         if host not in self._threads:
             self._threads[host] = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"lane-{host}")
         return self._threads[host]
+
+
+def abreast(calls: Mapping[int, Callable[[], object]]) -> dict[int, object]:
+    """Calls side by side, within one lane: to the workers of one machine. What one raises of ReconcilerError is its result."""
+    if len(calls) <= 1:
+        return {key: _guarded(str(key), call) for key, call in calls.items()}
+    with ThreadPoolExecutor(max_workers=min(len(calls), ABREAST_MAX), thread_name_prefix="worker") as pool:
+        futures = {key: pool.submit(_guarded, str(key), call) for key, call in calls.items()}
+        return {key: future.result() for key, future in futures.items()}
 
 
 def _guarded(host: str, call: Callable[[], T]) -> T | ReconcilerError:

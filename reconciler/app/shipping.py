@@ -7,12 +7,14 @@ it declines the run as `missing`, and only then is the code sent.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from reconciler.app.lanes import abreast
 from reconciler.app.ports import Package, Progress
-from reconciler.core.errors import ShipError
+from reconciler.core.errors import ReconcilerError, ShipError
 from reconciler.core.job import JobSpec, Source
 from reconciler.core.names import digest_of
 from reconciler.core.protocols import Tree
@@ -54,9 +56,27 @@ class HostShipping:
         """Where the unpacked runtime lies, or will."""
         return runtime_path(self.share, self._bundle.sha256)
 
+    def transports(self) -> Sequence[Transport]:
+        """The machines to which code has to go."""
+        return (self.transport,)
+
     def install_bundle(self) -> None:
         """Bring the runtime there. Raises ShipError, Rejected, and the transport's errors."""
-        deliver_runtime(self.transport, self.share, self._bundle.data, deadline_s=BUNDLE_DEADLINE_S)
+        install_on(self.transport, self.share, self._bundle)
+
+
+class MachinesShipping:
+    """The end of a host whose machines come and go: code goes to those on which it was found missing, which `lacking` tells."""
+
+    def __init__(self, name: str, share: str, lacking: Callable[[], Sequence[Transport]]) -> None:
+        self.name = name
+        self.share = share
+        self.transports = lacking
+
+
+def install_on(transport: Transport, share: str, bundle: Bundle) -> None:
+    """Bring the runtime to one machine. Raises ShipError, Rejected, and the transport's errors."""
+    deliver_runtime(transport, share, bundle.data, deadline_s=BUNDLE_DEADLINE_S)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +90,7 @@ class Rsynced:
 class RepositoryShipper:
     """Packs from the repositories that manifests name, relative to theirs."""
 
-    def __init__(self, root: Path, cache_dir: Path, hosts: Callable[[str], HostShipping]) -> None:
+    def __init__(self, root: Path, cache_dir: Path, hosts: Callable[[str], HostShipping | MachinesShipping]) -> None:
         self._root = root
         self._cache = cache_dir
         self._hosts = hosts
@@ -106,23 +126,42 @@ class RepositoryShipper:
             case Snapshot() as snapshot:
                 end = self._hosts(host)
                 if send:
-                    report = _summed(f"code to {host}", snapshot.size, progress)
-                    deliver(
-                        end.transport,
-                        end.share,
-                        snapshot,
-                        deadline_s=DELIVER_DEADLINE_S,
-                        trust=Trust.CHECKSUM,
-                        progress=report,
-                    )
+                    _send(end, snapshot, progress)
                 return Tree(object=object_path(end.share, snapshot.sha256), sha256=snapshot.sha256)
             case Rsynced() as rsynced:
                 end = self._hosts(host)
+                if isinstance(end, MachinesShipping):
+                    raise ShipError(
+                        f"{host} makes a machine for each run: there is nothing that rsync could keep a tree on",
+                        hint="Use spec.source.mode: archive.",
+                    )
                 directory = synchronise(
                     rsynced.tree, end.transport, end.settings, end.share, rsynced.name, deadline_s=DELIVER_DEADLINE_S
                 )
                 return Tree(directory=directory)
         return None
+
+
+def _send(end: HostShipping | MachinesShipping, snapshot: Snapshot, progress: Progress | None) -> None:
+    """To all machines side by side. Raises the first error; the same call looks what is there and goes on."""
+    transports = end.transports()
+    report = _summed(f"code to {end.name}", snapshot.size * len(transports), progress)
+    lock = threading.Lock()
+
+    def add(more: int) -> None:
+        with lock:
+            if report is not None:
+                report(more)
+
+    def call(transport: Transport) -> Callable[[], object]:
+        return lambda: deliver(
+            transport, end.share, snapshot, deadline_s=DELIVER_DEADLINE_S, trust=Trust.CHECKSUM, progress=add
+        )
+
+    results = abreast({number: call(transport) for number, transport in enumerate(transports)})
+    for result in results.values():
+        if isinstance(result, ReconcilerError):
+            raise result
 
 
 def _resolve(repo: Path, source: Source) -> str:

@@ -19,7 +19,8 @@ import platformdirs
 from reconciler.app.desired import ManifestSource
 from reconciler.app.events import FileEvents
 from reconciler.app.ports import Ports
-from reconciler.app.shipping import Bundle, HostShipping, RepositoryShipper
+from reconciler.app.rented import open_tpu, rented_of
+from reconciler.app.shipping import Bundle, HostShipping, MachinesShipping, RepositoryShipper, install_on
 from reconciler.app.watch import git_fingerprint
 from reconciler.backends.batch import BatchBackend
 from reconciler.backends.dialect import Site
@@ -28,7 +29,7 @@ from reconciler.backends.node_call import NodePaths, NodeSettings
 from reconciler.backends.registry import dialect_of
 from reconciler.core.chips import chip_of_nvidia
 from reconciler.core.errors import ReconcilerError, SourceError
-from reconciler.core.inventory import Host, Inventory, LocalHost, PlainHost, SlurmHost
+from reconciler.core.inventory import Host, Inventory, LocalHost, PlainHost, SlurmHost, TpuHost
 from reconciler.core.job import JobSpec
 from reconciler.core.observation import Gpu
 from reconciler.core.partitions import PartitionWish, QueueView
@@ -41,6 +42,7 @@ from reconciler.load.normal import decode
 from reconciler.load.references import check_references
 from reconciler.load.secrets import Resolver
 from reconciler.source import git
+from reconciler.source.deliver import runtime_path
 from reconciler.source.owner import owner_of
 from reconciler.store.cache import FileCache
 from reconciler.store.sqlite import SqliteStore
@@ -123,7 +125,7 @@ def open_ports(settings: Settings) -> Iterator[Ports]:
     owner = _owner(place, cache_dir)
     inventory = read_inventory(settings, place)
     store = SqliteStore(_state_base(settings) / owner[:16] / "state.sqlite")
-    hosts = Hosts(inventory)
+    hosts = Hosts(inventory, machines_folder(settings))
     try:
         yield Ports(
             source=ManifestSource(
@@ -170,6 +172,8 @@ def view_of(host: Host, types: Mapping[str, str] | None = None) -> HostView:
                 exclude=host.exclude,
             )
             return HostView(host.name, "slurm", host.cluster, host.chips, queue=queue, poll_s=host.poll_s)
+        case TpuHost():
+            return HostView(host.name, "tpu", host.cluster, {}, poll_s=host.poll_s, rented=rented_of(host))
         case _:
             return HostView(host.name, host.type, host.cluster, {})
 
@@ -199,11 +203,12 @@ def secrets_of(inventory: Inventory, root: Path) -> Callable[[JobSpec, str], Map
 class Hosts:
     """Backends and transports by host, opened when first used. Each is used by its host's lane only."""
 
-    def __init__(self, inventory: Inventory) -> None:
+    def __init__(self, inventory: Inventory, folder: Path) -> None:
         self._inventory = inventory
+        self._folder = folder
         self._transports: dict[str, Transport] = {}
-        self._backends: dict[str, NodeBackend | BatchBackend] = {}
-        self._shipping: dict[str, HostShipping] = {}
+        self._backends: dict[str, Backend] = {}
+        self._shipping: dict[str, HostShipping | MachinesShipping] = {}
         self._bundle: Bundle | None = None
         self._opening = threading.Lock()
 
@@ -213,13 +218,21 @@ class Hosts:
             self._open(name)
             return self._backends[name]
 
-    def shipping(self, name: str) -> HostShipping:
+    def transport(self, name: str) -> Transport:
+        """The way to a host that is a machine. Raises ReconcilerError like `backend`."""
+        with self._opening:
+            self._open(name)
+            return self._transports[name]
+
+    def shipping(self, name: str) -> HostShipping | MachinesShipping:
         """How code reaches a host. Raises ReconcilerError like `backend`."""
         with self._opening:
             self._open(name)
             return self._shipping[name]
 
     def close(self) -> None:
+        for backend in self._backends.values():
+            backend.close()
         for transport in self._transports.values():
             transport.close()
 
@@ -231,11 +244,14 @@ class Hosts:
             raise ReconcilerError(
                 f"Host {name} is not in the inventory", hint="Put it back, or `reconciler forget` its jobs."
             )
-        if not isinstance(host, (LocalHost, PlainHost, SlurmHost)):
+        if not isinstance(host, (LocalHost, PlainHost, SlurmHost, TpuHost)):
             raise ReconcilerError(f"Host {name} is of type {host.type}, which this version does not drive")
         cluster = self._inventory.cluster_of(name)
         if self._bundle is None:
             self._bundle = Bundle()
+        if isinstance(host, TpuHost):
+            self._open_rented(host)
+            return
         settings = transport_settings(host)
         transport = open_transport(settings)
         shipping = HostShipping(name, transport, settings, cluster.share, self._bundle)
@@ -263,6 +279,28 @@ class Hosts:
             self._backends[name] = BatchBackend(node, site, dialect_of(host.type), transport, shipping.install_bundle)
         else:
             self._backends[name] = NodeBackend(node, transport, shipping.install_bundle)
+
+    def _open_rented(self, host: TpuHost) -> None:
+        cluster, bundle = self._inventory.cluster_of(host.name), self._bundle
+        assert bundle is not None
+        paths = NodePaths(
+            status=cluster.status,
+            work=cluster.work,
+            checkpoints=cluster.checkpoints,
+            results=cluster.results,
+            bundle=runtime_path(cluster.share, bundle.sha256),
+        )
+        node = NodeSettings(
+            host.name, paths, env={**cluster.env, **host.env}, uv_groups=host.uv_groups, python=host.python
+        )
+        backend = open_tpu(
+            host,
+            node,
+            folder=self._folder / host.name,
+            install=lambda transport: install_on(transport, cluster.share, bundle),
+        )
+        self._backends[host.name] = backend
+        self._shipping[host.name] = MachinesShipping(host.name, cluster.share, backend.lacking)
 
 
 def transport_settings(host: LocalHost | PlainHost | SlurmHost) -> TransportSettings:
@@ -296,6 +334,11 @@ def _owner(place: Place, cache_dir: Path) -> str:
     if place.git_dir is None or place.path in (MANIFESTS, "."):
         return owner
     return hashlib.sha256(f"{owner}:{place.path}".encode()).hexdigest()[:40]
+
+
+def machines_folder(settings: Settings) -> Path:
+    """Where is kept what ssh has to know of machines that come and go."""
+    return _cache_base(settings) / "machines"
 
 
 def _state_base(settings: Settings) -> Path:

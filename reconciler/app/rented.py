@@ -1,0 +1,124 @@
+"""TPU hosts of the inventory, put together: the control plane, the way to the workers, and what the solver sees."""
+
+from __future__ import annotations
+
+import getpass
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from reconciler.app.lanes import abreast
+from reconciler.backends.node_call import NodeSettings
+from reconciler.backends.tpu import TpuBackend, TpuSite
+from reconciler.backends.tpu_control import Control
+from reconciler.backends.tpu_open import open_control
+from reconciler.core.chips import parse_accelerator_type
+from reconciler.core.errors import Rejected
+from reconciler.core.inventory import TpuHost
+from reconciler.core.machine import DeleteOn, Disposal
+from reconciler.core.solve import Rented
+from reconciler.core.tpu import NodeWish, TpuNode
+from reconciler.core.transport import Transport
+from reconciler.transports.registry import SSH_CONFIG_VARIABLE, open_transport
+from reconciler.transports.rented import Machine, settings_for
+
+
+def zones_of(host: TpuHost) -> tuple[str, ...]:
+    return host.zones or (host.zone,)
+
+
+def rented_of(host: TpuHost) -> Rented:
+    """The host as the solver sees it."""
+    kind = parse_accelerator_type(host.accelerator_type)
+    return Rented(
+        kind.chip,
+        kind.chips,
+        kind.count,
+        zones_of(host),
+        host.max_nodes if host.per_run else 1,
+        host.price_per_chip_hour,
+    )
+
+
+def open_tpu(host: TpuHost, node: NodeSettings, *, folder: Path, install: Callable[[Transport], None]) -> TpuBackend:
+    """The backend of a TPU host. `folder` keeps what ssh has to know of its VMs. Raises AccessRefused with the command to run
+    where nothing speaks to Google Cloud."""
+    control = open_control(host)
+    user = host.ssh_user or getpass.getuser()
+    kind = parse_accelerator_type(host.accelerator_type)
+    price = rented_of(host).price_per_hour if host.price_per_chip_hour is not None else None
+    site = TpuSite(
+        wish=NodeWish(
+            name="",
+            zone="",
+            accelerator_type=host.accelerator_type,
+            version=host.version,
+            spot=host.spot,
+            preemptible=host.preemptible,
+            reserved=host.reserved,
+            network=host.network or "",
+            subnetwork=host.subnetwork or "",
+            service_account=host.service_account or "",
+            internal_ip=host.internal_ip,
+            labels=host.labels,
+            metadata=host.metadata,
+            tags=host.tags,
+            queued_s=host.queued_s,
+        ),
+        zones=zones_of(host),
+        fixed=not host.per_run,
+        chip=kind.chip,
+        chips=kind.chips,
+        disposal=Disposal(DeleteOn(host.delete_on_exit), host.keep_for_s, host.ttl_s),
+        price_per_hour=price,
+        capacity_s=host.capacity_timeout_s,
+        boot_s=host.boot_timeout_s,
+        keys=_public_key(host, user),
+    )
+    return TpuBackend(
+        node,
+        site,
+        control,
+        open_worker=_opener(host, control, user, folder),
+        install=install,
+        abreast=abreast,
+    )
+
+
+def _public_key(host: TpuHost, user: str) -> str:
+    """`USER:KEY` for a new VM's metadata; "" where there is no such key, and logging in is the project's affair (OS Login)."""
+    try:
+        key = Path(f"{host.ssh_key}.pub").expanduser().read_text().strip()
+    except OSError:
+        return ""
+    return f"{user}:{key}"
+
+
+def _opener(host: TpuHost, control: Control, user: str, folder: Path) -> Callable[[TpuNode, int], Transport]:
+    keys: dict[tuple[str, str], dict[int, str]] = {}
+
+    def open_worker(node: TpuNode, rank: int) -> Transport:
+        end = node.endpoints[rank]
+        address = end.internal if host.internal_ip else (end.external or end.internal)
+        if not address:
+            raise Rejected(f"worker {rank} of {node.name} has no address")
+        known = keys.setdefault((node.name, node.ident), {})
+        if rank not in known:
+            known.update(control.host_keys(node.zone, node.name))
+        named = os.environ.get(SSH_CONFIG_VARIABLE)
+        settings = settings_for(
+            Machine(
+                f"tpu-{node.name}-{node.ident or 'x'}-{rank}",
+                address,
+                host.ssh_port,
+                user,
+                str(Path(host.ssh_key).expanduser()),
+                known.get(rank, ""),
+            ),
+            folder,
+            include=Path(named) if named else Path.home() / ".ssh" / "config",
+            timeout_s=host.connect_timeout_s,
+        )
+        return open_transport(settings)
+
+    return open_worker

@@ -1,0 +1,82 @@
+"""SSH to machines that were made a moment ago: addresses and host keys that no file of the user's knows.
+
+For each machine an ssh configuration of our own is written, with a name that no other machine ever gets and the host key that the
+cloud told; the user's own configuration is included after it, for jump hosts and the like. A key that the cloud does not tell is
+asked of the machine itself, once, and kept: from then on another key is refused.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from reconciler.core.errors import Rejected, Unreachable
+from reconciler.transports.registry import TransportSettings
+
+SCAN_S = 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """`alias` is unique to this machine, also among those that had its name and address before. `key` is its host key as a
+    known_hosts line has it (`ssh-ed25519 AAAA...`), "" where nobody told it."""
+
+    alias: str
+    address: str
+    port: int
+    user: str
+    identity: str
+    key: str = ""
+
+
+def settings_for(machine: Machine, folder: Path, *, include: Path | None, timeout_s: float) -> TransportSettings:
+    """Write what ssh needs to know below `folder`, and how to reach the machine with it. Raises Unreachable when its key has to
+    be asked of it, and it does not answer; Rejected for an address that could be taken for something else."""
+    for text in (machine.alias, machine.address, machine.user):
+        if not text or text.startswith("-") or any(c.isspace() or not c.isprintable() or c in "\"'#" for c in text):
+            raise Rejected(f"{text!r} cannot stand in an ssh configuration")
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    known = folder / f"{machine.alias}.known_hosts"
+    if machine.key:
+        _write(known, f"{machine.alias} {machine.key}\n")
+    elif not known.exists():
+        _write(known, "".join(f"{machine.alias} {key}\n" for key in _scan(machine)))
+    config = folder / f"{machine.alias}.config"
+    lines = [
+        f"Host {machine.alias}",
+        f"    HostName {machine.address}",
+        f"    Port {machine.port}",
+        f"    User {machine.user}",
+        f'    IdentityFile "{machine.identity}"',
+        "    IdentitiesOnly yes",
+        f"    HostKeyAlias {machine.alias}",
+        f'    UserKnownHostsFile "{known}"',
+        "    GlobalKnownHostsFile none",
+        "    StrictHostKeyChecking yes",
+        "Match all",
+        *([f'    Include "{include}"'] if include is not None and include.exists() else []),
+    ]
+    _write(config, "\n".join(lines) + "\n")
+    return TransportSettings("fabric", machine.alias, connect_timeout_s=timeout_s, ssh_config=config)
+
+
+def _scan(machine: Machine) -> list[str]:
+    """The keys that it offers. ssh-keyscan(1)."""
+    argv = ("ssh-keyscan", "-T", str(int(SCAN_S)), "-p", str(machine.port), "--", machine.address)
+    try:
+        done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=2 * SCAN_S)
+    except (subprocess.TimeoutExpired, OSError) as error:
+        raise Unreachable(f"{machine.address}: its host key cannot be asked: {error}") from None
+    lines = (line.split(None, 1) for line in done.stdout.decode("ascii", "replace").splitlines() if line[:1] != "#")
+    keys = [parts[1].strip() for parts in lines if len(parts) == 2]
+    if not keys:
+        raise Unreachable(f"{machine.address}: no ssh server answers on port {machine.port} yet")
+    return keys
+
+
+def _write(path: Path, text: str) -> None:
+    aside = path.with_name(f".{path.name}.new")
+    aside.write_text(text)
+    aside.chmod(0o600)
+    aside.replace(path)
