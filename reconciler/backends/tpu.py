@@ -236,13 +236,10 @@ class TpuBackend:
                 refused.append((rank, refusal_of(run.run_id, line, f"worker {rank} of {node.name}")))
             else:
                 failed.append(f"worker {rank} did not answer for this run")
-        if refused and begun == 0:
-            if any(said.reason == "missing" for _, said in refused):
-                self._lacking.append(node)
-            return refused[0][1]
         if any(said.reason == "missing" for _, said in refused):
             self._lacking.append(node)
             return Declined("missing", refused[0][1].message)
+        # Any other refusal leaves the VM to its run: the next pass tries again, until the time that it may take is over.
         told = [*failed, *(said.message for _, said in refused)]
         words = f"started on {begun} of {count} workers of {node.name}" + (f"; {'; '.join(told)}" if told else "")
         handle = self._handle(run)
@@ -360,7 +357,8 @@ class TpuBackend:
             message = f"{machine.shown}: {sentence_of(node.word)}"
             return replace(seen, alive=False, report=Report(status, seq=0, cause=cause, message=message))
         if node.state is TpuState.GOING:
-            return replace(seen, stopping="deleted")
+            # What may run there for another moment is for whoever minds the run; to all others it is a machine on its way out.
+            return replace(seen, alive=known is not None, stopping="deleted")
         begun = bool(handle.native.get("begun"))
         if node.state is TpuState.COMING:
             if begun:
@@ -442,6 +440,8 @@ class TpuBackend:
         if not signalled and failed:
             return f"no worker answers ({failed[0]}); {self._delete(node)}"
         if not signalled:
+            if all(seen.presence is Presence.ABSENT for seen in self._look_at(node, run)):
+                return self._delete(node)  # it never began: there is nothing but the VM
             return "already gone"
         return "signalled" if not failed else f"signalled on {signalled} of {signalled + gone + len(failed)} workers"
 

@@ -17,6 +17,7 @@ from reconciler.core.tpu import (
     TpuNode,
     TpuRequest,
     TpuState,
+    health_sentence,
     label_value,
     request_sentence_of,
     sentence_of,
@@ -56,7 +57,10 @@ def is_of(labels: Mapping[str, str], run: Run) -> bool:
 
 def machine_of(node: TpuNode, run: Run, *, wait_s: float | None) -> Machine:
     """The VM as the plan sees it."""
-    words = sentence_of(node.word) + (f", and {node.health_text}" if node.health_text else "")
+    plain = node.state in (TpuState.COMING, TpuState.READY, TpuState.GOING)
+    words = node.word if plain else f"{node.word} ({sentence_of(node.word)})"
+    health = health_sentence(node.health)
+    words += f" ({health})" if health and node.state is TpuState.READY else ""
     return Machine(
         name=node.name,
         zone=node.zone,
@@ -64,7 +68,7 @@ def machine_of(node: TpuNode, run: Run, *, wait_s: float | None) -> Machine:
         job=run.job,
         run_id=run.run_id,
         owner=run.owner,
-        words=f"{node.word} ({words})",
+        words=words,
         ready=node.state is TpuState.READY and bool(node.endpoints),
         going=node.state is TpuState.GOING,
         dead=node.state is TpuState.LOST,

@@ -1,7 +1,10 @@
-"""The TPU driver against an emulated control plane (real google-cloud-tpu over gRPC), with this machine's processes as workers."""
+"""The TPU driver against an emulated control plane (real google-cloud-tpu over gRPC); workers are processes of this machine."""
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -112,6 +115,13 @@ class World:
         known = Known(run, second.handle)
         self.until(lambda: (seen := self.see(known)).report and seen.report.status is not ReportStatus.PREPARING)
         return known
+
+    def power_off(self) -> None:
+        """What a VM that is gone takes with it: here nothing goes by itself."""
+        for process in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                if f"RECONCILER_STATUS_DIR={self.root}/".encode() in (process / "environ").read_bytes():
+                    os.kill(int(process.name), signal.SIGKILL)
 
     def machines(self) -> list[Any]:
         return list(self.backend.observe(Look()).machines)
@@ -317,3 +327,17 @@ def test_the_log_of_each_worker(world: World):
     for rank in range(4):
         text = world.until(lambda rank=rank: world.backend.logs(known, LogCursor(worker=rank)).data.decode())
         assert f"I am {rank}" in text
+
+
+def test_a_ready_vm_whose_workers_refuse_the_run_stays_the_runs(world: World):
+    """Until its time is up: to drop the run would leave a VM that is found, minded and refused again, for ever."""
+    run = world.run()
+    assert isinstance(world.submit(run), Accepted)
+    world.tpu.advance(600)
+    (world.root / "status").mkdir()
+    (world.root / "status" / "general").write_text("in the way")
+    answer = world.submit(run)
+    assert isinstance(answer, Accepted)
+    assert "cannot write" in answer.words
+    assert world.see(run).unfinished
+    (world.root / "status" / "general").unlink()

@@ -1,0 +1,343 @@
+"""Whole passes over a TPU host: the real driver and client on an emulated control plane, the worker is this machine.
+
+What must hold in every case: nothing of ours lives that nobody wants, or it is said; nothing is made twice; nothing foreign is
+touched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from reconciler.app.converge import Options, Reconciler
+from reconciler.app.shipping import Bundle
+from reconciler.core.machine import DeleteOn, Disposal
+from reconciler.core.phase import Phase
+from reconciler.core.solve import HostView, Rented
+from tests.app.worlds import Desk
+from tests.backends.test_tpu import GET_LIBRARY, OTHER, ZONE, Emulator, World, have_library
+from tests.worlds import job
+
+pytestmark = [pytest.mark.real, pytest.mark.skipif(not have_library(), reason=GET_LIBRARY)]
+
+
+@pytest.fixture(scope="module")
+def bundle() -> Bundle:
+    return Bundle()
+
+
+class TpuClock:
+    def __init__(self, tpu: Emulator) -> None:
+        self._tpu = tpu
+
+    def now(self) -> float:
+        return self._tpu.now
+
+    def sleep(self, seconds: float) -> None:
+        self._tpu.advance(seconds)
+
+
+class Lost(Exception):
+    """The reconciler is killed."""
+
+
+class TpuDesk:
+    """A workstation with one TPU host, v4-8 (one worker)."""
+
+    def __init__(self, root: Any, bundle: Bundle, tpu: Emulator, **site: Any) -> None:
+        self.tpu, self.root = tpu, root
+        self.world = World(root, bundle, tpu, **site)
+        self.world.site = replace(
+            self.world.site,
+            wish=replace(self.world.site.wish, accelerator_type="v4-8"),
+            zones=(ZONE, OTHER),
+            chips=4,
+            price_per_hour=12.88,
+        )
+        self.world.backend = self.world.open()
+        self.clock: Any = TpuClock(tpu)
+        self.desk = Desk(root, names=(), clock=self.clock)
+        self.reconciler = self.another()
+
+    def another(self, **options: Any) -> Reconciler:
+        rented = Rented("tpu-v4", 4, 8, (ZONE, OTHER), 1, 3.22)
+        view = HostView("pod", "tpu", "lab", {}, rented=rented)
+        self.ports = self.desk.ports(hosts=(view,), backends=lambda name: self.world.backend)
+        return Reconciler(self.ports, Options(**options))
+
+    def killed(self) -> None:
+        """Another process goes on, with the same state."""
+        self.world.backend = self.world.open()
+        self.reconciler = self.another()
+
+    def forget_all(self) -> None:
+        """The state is lost too."""
+        self.desk.store.close()
+        for path in self.root.glob("state.sqlite*"):
+            path.unlink()
+        self.desk = replace_desk(self.desk)
+        self.killed()
+
+    def want(self, command: Any, name: str = "train", **spec: Any) -> None:
+        self.desk.manifests.clear()
+        request = {"chip": "tpu-v4", "min_chips": 4}
+        self.desk.want(job(name, spec={"command": command, "grace": "1s", "request": request, **spec}))
+
+    def drop(self) -> None:
+        """Its manifest is removed, as `--confirm-delete 1` confirms."""
+        self.desk.manifests.clear()
+        self.reconciler = self.another(delete_allowed=1)
+
+    def lose(self, name: str) -> None:
+        self.tpu.preempt(name)
+        self.world.power_off()
+
+    def one_pass(self) -> Any:
+        seen = self.reconciler.look()
+        self.done = self.reconciler.apply(seen, why="test")
+        return seen
+
+    def phase(self) -> Phase | None:
+        views = self.reconciler.look().plan.views
+        return views[0].phase if views else None
+
+    def settle(self, until: Any, *, step_s: float = 30.0, passes: int = 200) -> None:
+        """Passes until it holds; the cloud's clock runs between them, and so do the real processes."""
+        for _ in range(passes):
+            self.one_pass()
+            if until():
+                return
+            self.tpu.advance(step_s)
+        raise AssertionError(f"not within {passes} passes: {self.reconciler.look().plan}")
+
+    def creates(self) -> int:
+        """VMs made so far, whatever became of them."""
+        return sum(call.code == "OK" for call in self.tpu.calls("CreateNode"))
+
+    def verbs(self) -> list[str]:
+        return [action.verb.value for action in self.reconciler.look().plan.actions]
+
+    def is_over(self, phase: Phase) -> bool:
+        return self.phase() is phase and not self.tpu.nodes()
+
+
+def replace_desk(old: Desk) -> Desk:
+    return Desk(old.directory, names=(), clock=old.clock, manifests=old.manifests)
+
+
+@pytest.fixture
+def tpu() -> Iterator[Emulator]:
+    with Emulator(zones=[ZONE, OTHER]) as made:
+        yield made
+
+
+@pytest.fixture
+def desk(tmp_path, bundle, tpu) -> Iterator[TpuDesk]:
+    made = TpuDesk(tmp_path, bundle, tpu)
+    yield made
+    finish(made)
+
+
+def finish(made: TpuDesk) -> None:
+    made.tpu.heal()
+    made.drop()
+    made.world.site = replace(made.world.site, disposal=Disposal())
+    for _ in range(200):
+        made.one_pass()
+        if not [one for one in made.tpu.nodes().values() if "reconciler-owner" in one.get("labels", {})]:
+            break
+        made.tpu.advance(30)
+    made.reconciler.close()
+    made.desk.close()
+
+
+FOR_EVER = ["sleep", "600"]
+
+
+def test_a_job_gets_a_vm_runs_succeeds_and_the_vm_is_gone(desk: TpuDesk):
+    desk.want(["true"])
+    desk.settle(lambda: desk.is_over(Phase.SUCCEEDED))
+    assert desk.creates() == 1
+    before = desk.desk.store.newest()
+    for _ in range(3):  # a quiet world
+        desk.one_pass()
+    assert desk.desk.store.newest() == before
+    assert desk.creates() == 1
+
+
+def test_while_its_vm_goes_a_finished_job_stays_finished(desk: TpuDesk):
+    desk.want(["true"])
+    desk.settle(lambda: desk.phase() is Phase.SUCCEEDED)
+    desk.tpu.fault("DeleteNode", stuck="DELETING", times=None)
+    for _ in range(5):
+        desk.one_pass()
+        assert desk.phase() is Phase.SUCCEEDED
+        desk.tpu.advance(60)
+    assert desk.creates() == 1
+
+
+def test_a_preempted_run_goes_on_in_another_vm_after_the_old_one_is_gone(desk: TpuDesk):
+    desk.want(FOR_EVER)
+    desk.settle(lambda: desk.phase() is Phase.RUNNING)
+    (name,) = desk.tpu.nodes()
+    desk.lose(name)
+    names: list[set[str]] = []
+
+    def again() -> bool:
+        names.append(set(desk.tpu.nodes()))
+        return desk.phase() is Phase.RUNNING
+
+    desk.settle(again)
+    assert all(len(one) <= 1 for one in names), names
+    assert desk.creates() == 2
+    (view,) = desk.reconciler.look().plan.views
+    assert view.attempt == 2
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+@pytest.mark.parametrize("state", ["kept", "lost"])
+def test_killed_between_the_create_and_its_record(desk: TpuDesk, wanted: bool, state: str):
+    desk.want(FOR_EVER)
+    create = desk.world.backend._control.create
+
+    def killed(wish: Any) -> Any:
+        create(wish)
+        raise Lost
+
+    desk.world.backend._control.create = killed  # type: ignore[method-assign]
+    seen = desk.reconciler.look()
+    desk.reconciler.apply(seen, why="test")  # the lane takes the bug for a crash of its own; nothing is settled
+    assert len(desk.tpu.nodes()) == 1
+    if state == "lost":
+        desk.forget_all()
+    else:
+        desk.killed()
+    if wanted:
+        desk.settle(lambda: desk.phase() is Phase.RUNNING)
+        assert len(desk.tpu.nodes()) == 1
+        assert desk.creates() == 1
+    else:
+        desk.drop()
+        desk.settle(lambda: not desk.tpu.nodes())
+
+
+def test_a_create_that_is_given_up_and_comes_an_hour_later_is_deleted(desk: TpuDesk):
+    desk.tpu.fault("CreateNode", provision_s=3600.0)
+    desk.want(FOR_EVER)
+    desk.one_pass()
+    desk.tpu.fault("DeleteNode", status="UNAVAILABLE", message="try later", times=40)
+    desk.drop()
+    for _ in range(20):
+        desk.one_pass()
+        desk.tpu.advance(60)
+    assert desk.tpu.nodes()
+    desk.settle(lambda: not desk.tpu.nodes(), step_s=600)
+
+
+def test_a_removed_manifest_ends_the_run_and_its_vm(desk: TpuDesk):
+    desk.want(FOR_EVER)
+    desk.settle(lambda: desk.phase() is Phase.RUNNING)
+    desk.drop()
+    seen = desk.reconciler.look()
+    assert [action.reason for action in seen.plan.actions] == ["ManifestRemoved"]
+    desk.settle(lambda: not desk.tpu.nodes())
+    assert desk.phase() is None
+
+
+def test_a_delete_that_fails_for_an_hour_is_said_each_time_and_then_done(desk: TpuDesk):
+    desk.want(["true"])
+    desk.settle(lambda: desk.phase() is Phase.SUCCEEDED)
+    desk.tpu.fault("DeleteNode", status="UNAVAILABLE", message="try later", times=None)
+    for _ in range(3):
+        desk.one_pass()
+        (said,) = desk.done
+        assert not said.ok
+        assert "goes on costing" in said.message
+        desk.tpu.advance(1200)
+    desk.tpu.heal()
+    desk.settle(lambda: desk.is_over(Phase.SUCCEEDED))
+
+
+def test_a_control_plane_that_says_403_holds_everything(desk: TpuDesk):
+    desk.want(FOR_EVER)
+    desk.settle(lambda: desk.phase() is Phase.RUNNING)
+    desk.tpu.fault("ListNodes", status="PERMISSION_DENIED", message="denied", times=None)
+    desk.drop()
+    for _ in range(3):
+        desk.one_pass()
+        desk.tpu.advance(60)
+    assert len(desk.tpu.nodes()) == 1
+    assert desk.creates() == 1
+    (view,) = desk.reconciler.look().plan.views
+    assert view.phase is Phase.UNKNOWN
+    assert "denied" in view.message
+
+
+def test_without_capacity_the_next_zone_is_tried(desk: TpuDesk):
+    desk.tpu.fault("CreateNode", lro_error={"code": 8, "message": "There is no more capacity in the zone"})
+    desk.want(FOR_EVER)
+    desk.settle(lambda: desk.phase() is Phase.RUNNING)
+    assert list(desk.tpu.nodes(OTHER))
+    assert not desk.tpu.nodes(ZONE)
+    assert desk.creates() == 2
+
+
+def test_a_vm_that_never_comes_is_given_up_and_deleted(tmp_path, bundle, tpu):
+    desk = TpuDesk(tmp_path, bundle, tpu, capacity_s=600.0, boot_s=60.0)
+    desk.tpu.fault("CreateNode", stuck="CREATING")
+    desk.want(FOR_EVER)
+    desk.one_pass()
+    (stuck,) = desk.tpu.nodes()
+    desk.settle(lambda: desk.phase() is Phase.RUNNING)
+    assert stuck not in desk.tpu.nodes()
+    lines = [str(entry.line) for entry in desk.desk.store.history()]
+    assert any("capacity" in line for line in lines)
+    finish(desk)
+
+
+def test_nothing_that_costs_is_made_without_a_yes(desk: TpuDesk):
+    desk.want(FOR_EVER)
+    desk.reconciler = desk.another(approved=False)
+    desk.one_pass()
+    assert desk.creates() == 0
+    (view,) = desk.reconciler.look().plan.views
+    assert (view.phase, view.reason) == (Phase.HELD, "NeedsApproval")
+    assert "12.88 an hour" in view.message
+
+
+@pytest.mark.parametrize(
+    ("delete", "keep_s"), [(DeleteOn.FAILURE, 0.0), (DeleteOn.NEVER, 0.0), (DeleteOn.ALWAYS, 3600.0)]
+)
+def test_a_vm_is_kept_as_long_as_it_was_asked_for(tmp_path, bundle, tpu, delete: DeleteOn, keep_s: float):
+    desk = TpuDesk(tmp_path, bundle, tpu, disposal=Disposal(delete, keep_s, 7200.0))
+    desk.want(["true"])
+    desk.settle(lambda: desk.phase() is Phase.SUCCEEDED)
+    for _ in range(3):
+        desk.one_pass()
+        desk.tpu.advance(60)
+    assert len(desk.tpu.nodes()) == 1
+    ((machine, fate),) = desk.reconciler.look().plan.kept
+    assert machine.ready
+    assert fate.why
+    desk.tpu.advance(3600 if keep_s else 7200)  # keep_for is over, or the ttl
+    desk.settle(lambda: desk.is_over(Phase.SUCCEEDED))
+    finish(desk)
+
+
+def test_foreign_vms_stay_whatever_happens(desk: TpuDesk):
+    desk.tpu.create("somebodys", accelerator_type="v4-8")
+    desk.want(["true"])
+    desk.settle(lambda: desk.phase() is Phase.SUCCEEDED and set(desk.tpu.nodes()) == {"somebodys"})
+    desk.drop()
+    for _ in range(3):
+        desk.one_pass()
+    assert set(desk.tpu.nodes()) == {"somebodys"}
+
+
+def test_a_failed_run_is_tried_again_in_a_new_vm_and_then_fails(desk: TpuDesk):
+    desk.want(["sh", "-c", "exit 3"], restart={"failure": 1, "backoff": {"initial": 0}})
+    desk.settle(lambda: desk.is_over(Phase.FAILED))
+    assert desk.creates() == 2
