@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.emulators.tpu import catalogue
 from tests.emulators.tpu.clock import Clock, moment, stamp
-from tests.emulators.tpu.control import Control
+from tests.emulators.tpu.control import VERBS, Control
 from tests.emulators.tpu.errors import Dropped, Garbled, Refused
+from tests.emulators.tpu.faults import ANSWER, BY_METHOD
 from tests.emulators.tpu.nodes import HEALTHS, STATES
 from tests.emulators.tpu.world import World
 
@@ -704,6 +706,11 @@ class TestControl:
         assert (tpu.nodes(), tpu.queued(), tpu.laid(), tpu.operations()) == ({}, {}, [], {})
         tpu.advance(100)
         assert tpu.nodes() == {}
+
+    def test_every_verb_and_every_knob_is_documented(self):
+        page = (Path(__file__).parent.parent.parent / "docs" / "tpu-emulator.md").read_text(encoding="utf-8")
+        knobs = {*ANSWER, *(knob for known in BY_METHOD.values() for knob in known)}
+        assert [word for word in sorted(VERBS | knobs) if f"`{word}`" not in page] == []
 
     def test_calls_are_recorded(self, tpu: Lab):
         tpu.make()
