@@ -686,6 +686,22 @@ class TestControl:
         assert told(1) == told(1)
         assert told(1) != told(2)
 
+    def test_a_node_that_is_made_behind_the_scenes_meets_the_faults_of_its_creation(self, tpu: Lab):
+        tpu.fault("CreateNode", preempt_after_s=60)
+        tpu.fault("CreateNode", stuck="CREATING")
+        tpu.fault("CreateNode", lro_error=NO_CAPACITY)
+        assert [tpu.create(name)["state"] for name in ("n1", "n2", "n3", "n4")] == [
+            "READY",
+            "CREATING",
+            "CREATING",
+            "READY",
+        ]
+        tpu.advance(60)
+        assert {name: node["state"] for name, node in tpu.nodes().items()} == {
+            "n1": "PREEMPTED", "n2": "CREATING", "n4": "READY",
+        }  # fmt: skip
+        assert tpu.calls("CreateNode") == []
+
     def test_names_are_short_where_that_is_plain(self, tpu: Lab):
         tpu.create("n1", zone="us-central2-b")
         tpu.create("n1", zone="us-central1-a")
