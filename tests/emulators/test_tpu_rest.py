@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from tests.emulators.tpu import Emulator, have_library
+from tests.emulators.tpu import GET_LIBRARY, Emulator, have_library
 
 ROOT = Path(__file__).parent.parent.parent
 ZONE = "projects/demo-project/locations/us-central2-b"
@@ -43,9 +43,7 @@ def say(address: str, verb: str, path: str, body: Any = None) -> tuple[int, Any]
             return error.code, json.load(error)
 
 
-@pytest.fixture(
-    params=[pytest.param(True, marks=pytest.mark.skipif(not have_library(), reason="no google-cloud-tpu")), False]
-)
+@pytest.fixture(params=[pytest.param(True, marks=pytest.mark.skipif(not have_library(), reason=GET_LIBRARY)), False])
 def tpu(request: pytest.FixtureRequest) -> Iterator[Emulator]:
     """With the library's check of every request and without."""
     with Emulator(grpc=request.param, zones=["us-central2-b", "us-central1-a"], strict=False) as made:
@@ -107,7 +105,7 @@ def test_what_is_no_json_is_refused(tpu: Emulator):
     connection.close()
 
 
-@pytest.mark.skipif(not have_library(), reason="no google-cloud-tpu")
+@pytest.mark.skipif(not have_library(), reason=GET_LIBRARY)
 def test_v2_refuses_an_unknown_field_and_v2alpha1_does_not():
     with Emulator() as tpu:
         body = {**BODY, "provisioningModel": "SPOT"}
@@ -227,7 +225,7 @@ class TestProgram:
             program.send_signal(signal.SIGTERM)
             assert program.wait(10) == 0
 
-    @pytest.mark.skipif(not have_library(), reason="no google-cloud-tpu")
+    @pytest.mark.skipif(not have_library(), reason=GET_LIBRARY)
     def test_time_runs_and_may_run_faster(self):
         from google.cloud import tpu_v2
         from google.cloud.tpu_v2.services.tpu.transports import TpuGrpcTransport
