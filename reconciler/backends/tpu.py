@@ -370,11 +370,11 @@ class TpuBackend:
         if node.state is not TpuState.READY or not node.endpoints:
             return seen
         gang = gang_of(self._look_at(node, run))
-        if gang.begun == 0 and gang.error:
-            unfinished = f"its run is started once its workers answer ({gang.error})"
-            return replace(seen, unfinished="" if begun else unfinished)
-        if gang.begun < gang.count and not gang.error and not gang.broken and not begun:
-            return replace(seen, unfinished=f"its run is started on {gang.count} workers")
+        if gang.begun < gang.count and not gang.broken and not begun:
+            left = f"its run is started on {gang.count - gang.begun} of {gang.count} workers"
+            return replace(seen, unfinished=left + (f" once they answer ({gang.error})" if gang.error else ""))
+        if gang.begun == 0:
+            return seen  # none of them can be asked: nothing is known but that the VM is there
         return replace(seen, alive=gang.alive, broken=gang.broken, report=gang.report, stopping=gang.stopping)
 
     def _failed_create(self, seen: Sighting, handle: Handle) -> Sighting | None:

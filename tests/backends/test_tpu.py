@@ -181,7 +181,7 @@ def test_a_ready_vm_gets_its_run_on_all_workers_with_ranks(world: World, tmp_pat
     world.tpu.advance(600)
     seen = world.see(Known(run, first.handle))
     assert seen.machine.ready
-    assert "4 workers" in seen.unfinished
+    assert "4 of 4 workers" in seen.unfinished
     second = world.submit(run)
     assert isinstance(second, Accepted)
     assert "4 of 4 workers" in second.words
@@ -338,6 +338,8 @@ def test_a_ready_vm_whose_workers_refuse_the_run_stays_the_runs(world: World):
     (world.root / "status" / "general").write_text("in the way")
     answer = world.submit(run)
     assert isinstance(answer, Accepted)
+    assert "3 of 4 workers" in answer.words
     assert "cannot write" in answer.words
-    assert world.see(run).unfinished
+    assert "1 of 4 workers" in world.see(run).unfinished
     (world.root / "status" / "general").unlink()
+    assert "4 of 4 workers" in world.submit(run).words
