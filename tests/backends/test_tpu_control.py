@@ -116,6 +116,12 @@ QUICK = Patience(read_s=5.0, effect_s=5.0, tries_s=1.0, pause_s=0.02)
 NOBODY = "http://127.0.0.1:1"
 
 
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """gcloud's: it keeps caches there."""
+    return tmp_path_factory.mktemp("gcloud")
+
+
 @needs_library
 class TestClient(ControlContract):
     @pytest.fixture
@@ -132,9 +138,14 @@ def client(tpu: Emulator, patience: Patience = QUICK) -> TpuClientControl:
 @pytest.mark.xdist_group("gcloud")
 @pytest.mark.skipif(shutil.which("gcloud") is None, reason=GET_GCLOUD)
 class TestGcloud(ControlContract):
-    @pytest.fixture(scope="class")
-    def home(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
-        return tmp_path_factory.mktemp("gcloud")
+    """A call takes most of a second. What the records of test_tpu_gcloud show as well is left to them."""
+
+    test_where_nothing_is_a_complete_listing_is_empty = None
+    test_no_capacity_shows_in_the_operation = None
+    test_a_create_that_went_well_has_no_failure = None
+    test_a_quota_that_is_used_up_is_not_one_that_there_is_not = None
+    test_a_preempted_node_stays_until_it_is_deleted = None
+    test_a_queued_resource_whose_node_was_taken_is_suspended_until_it_is_deleted = None
 
     @pytest.fixture
     def bench(self, tpu: Emulator, home: Path) -> EmulatedBench:
