@@ -148,9 +148,9 @@ hosts:
 limits: {max_chips: 64, max_cost_per_hour: 100}
 ```
 
-The number in a type counts TensorCores, two to a chip, for v2, v3, v4 and v5p, and chips for v5litepod and v6e. What Google would refuse
-is refused here: a type that it does not make, a name that a VM cannot have, labels, contradictions such as spot and reserved. A limit
-on costs needs `price_per_chip_hour` on every such host.
+The number in a type counts TensorCores, two to a chip, for v2, v3, v4 and v5p, and chips for v5litepod and v6e. What Google
+would refuse is refused here: a type that it does not make, a name that a VM cannot have, labels, contradictions such as spot
+and reserved. A limit on costs needs `price_per_chip_hour` on every such host.
 
 Chips: CHIPS. On Volcano hosts the keys of `chips` may be any label.
 

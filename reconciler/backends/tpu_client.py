@@ -134,20 +134,13 @@ class TpuClientControl:
         missing: builtins.list[str] = []
         try:
             parent = self._parent(zone)
-            pages = self._read(
-                f"list TPU VMs in {zone}", lambda **how: self._api.list_nodes(request={"parent": parent}, **how)
-            )
-            self._paged(f"list TPU VMs in {zone}", pages, missing, lambda page: nodes.extend(map(_node, page.nodes)))
-            pages = self._read(
-                f"list queued TPU requests in {zone}",
-                lambda **how: self._api.list_queued_resources(request={"parent": parent}, **how),
-            )
-            self._paged(
-                f"list queued TPU requests in {zone}",
-                pages,
-                missing,
-                lambda page: requests.extend(map(_request, page.queued_resources)),
-            )
+            # Requests first: a node that one of them makes meanwhile is then in the listing of nodes.
+            asked = f"list queued TPU requests in {zone}"
+            pages = self._read(asked, lambda **how: self._api.list_queued_resources(request={"parent": parent}, **how))
+            self._paged(asked, pages, missing, lambda page: requests.extend(map(_request, page.queued_resources)))
+            asked = f"list TPU VMs in {zone}"
+            pages = self._read(asked, lambda **how: self._api.list_nodes(request={"parent": parent}, **how))
+            self._paged(asked, pages, missing, lambda page: nodes.extend(map(_node, page.nodes)))
         except ReconcilerError as error:
             return Listing(zone, tuple(nodes), tuple(requests), complete=False, error=str(error))
         if missing:

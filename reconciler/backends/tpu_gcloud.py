@@ -380,9 +380,10 @@ class GcloudControl:
         nodes: builtins.list[TpuNode] = []
         requests: builtins.list[TpuRequest] = []
         try:
-            nodes += map(node_of, self._rows(list_argv(zone, self._project), f"list TPU VMs in {zone}"))
+            # Requests first: a node that one of them makes meanwhile is then in the listing of nodes.
             asked = f"list queued TPU requests in {zone}"
             requests += map(request_of, self._rows(list_requests_argv(zone, self._project), asked))
+            nodes += map(node_of, self._rows(list_argv(zone, self._project), f"list TPU VMs in {zone}"))
         except ReconcilerError as error:
             return Listing(zone, tuple(nodes), tuple(requests), complete=False, error=str(error))
         return Listing(zone, tuple(nodes), tuple(requests))
