@@ -14,9 +14,11 @@ from reconciler.app.ports import Package, Ports, Progress
 from reconciler.core.actions import Action, Release, Start, Stop, Verb
 from reconciler.core.backoff import delay_s
 from reconciler.core.cause import Cause
+from reconciler.core.cost import cost_of
 from reconciler.core.errors import ReconcilerError, Retry
 from reconciler.core.job import Desired, JobSpec
 from reconciler.core.memory import (
+    Billed,
     Deferred,
     Ended,
     Forgotten,
@@ -300,7 +302,8 @@ def _settle(
             said = f"{release.machine.shown} is not deleted, and goes on costing: {outcome}; the next pass asks again"
             items.append(Done(action, False, said))
         else:
-            lines.append((action.job, Stopped(release.machine.run_id, outcome)))
+            machine = release.machine
+            lines.append((action.job, Billed(machine.run_id, machine.shown, cost_of(machine, ports.clock.now()))))
             items.append(Done(action, True, outcome))
     for ready in work.starts:
         run = ready.run

@@ -11,6 +11,7 @@ from reconciler.app.lanes import abreast
 from reconciler.backends.node_call import NodeSettings
 from reconciler.backends.tpu import TpuBackend, TpuSite
 from reconciler.backends.tpu_control import Control
+from reconciler.backends.tpu_gcloud import create_argv
 from reconciler.backends.tpu_open import open_control
 from reconciler.core.chips import parse_accelerator_type
 from reconciler.core.errors import Rejected
@@ -82,6 +83,7 @@ def open_tpu(host: TpuHost, node: NodeSettings, *, folder: Path, install: Callab
         open_worker=_opener(host, control, user, folder),
         install=install,
         abreast=abreast,
+        gcloud=lambda wish: create_argv(wish, host.project or "PROJECT"),
     )
 
 

@@ -147,6 +147,8 @@ def open_ports(settings: Settings) -> Iterator[Ports]:
             check=lambda jobs: check_references(jobs, inventory),
             owner=owner,
             inventory_digest=inventory.digest,
+            limits=inventory.limits,
+            approve=inventory.approve == "auto",
         )
     finally:
         hosts.close()

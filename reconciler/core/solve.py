@@ -75,7 +75,9 @@ class Placement:
     words: str = ""
     machines: tuple[tuple[str, int], ...] = ()
     price_per_hour: float | None = None
-    """What it costs while it lives; None where nothing is rented."""
+    """What it costs while it lives, 0 where that is not known; None where nothing is rented."""
+    chips: int = 0
+    """Of the machine that is rented."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +209,7 @@ def _fit_rented(host: HostView, rented: Rented, census: Census, taken: Reservati
     price = rented.price_per_hour
     cost = f", {price:.2f} an hour" if price else ", price not known"
     words = f"{rented.chips} {rented.chip} in {zone}{cost}"
-    return Placement(host.name, None, rented.chip, {"zone": zone}, words, price_per_hour=price)
+    return Placement(host.name, None, rented.chip, {"zone": zone}, words, price_per_hour=price, chips=rented.chips)
 
 
 def _behind(request: Request, host: HostView, fitted: Fit) -> Placement:
