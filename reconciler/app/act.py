@@ -27,6 +27,7 @@ from reconciler.core.memory import (
     Line,
     Memory,
     Refused,
+    Releasing,
     Stopped,
     Stopping,
     Unsettled,
@@ -121,7 +122,8 @@ def act(
                 lines.append((action.job, intent))
                 work.setdefault(stop.run.host, _HostWork()).stops.append((action, stop))
             case Release() as release:
-                lines.append((action.job, Unsettled(release.machine.run_id, action.message)))
+                machine = release.machine
+                lines.append((action.job, Releasing(machine.run_id, machine.shown, action.message)))
                 work.setdefault(action.host, _HostWork()).releases.append((action, release))
             case None if action.verb is Verb.FORGET:
                 lines.append((action.job, Forgotten(action.message, released=True)))

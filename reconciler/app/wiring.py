@@ -300,6 +300,7 @@ class Hosts:
             node,
             folder=self._folder / host.name,
             install=lambda transport: install_on(transport, cluster.share, bundle),
+            inventory=self._inventory,
         )
         self._backends[host.name] = backend
         self._shipping[host.name] = MachinesShipping(host.name, cluster.share, backend.lacking)

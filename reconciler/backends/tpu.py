@@ -80,6 +80,8 @@ class TpuSite:
     price_per_hour: float | None = None
     capacity_s: float = 3600.0
     boot_s: float = 900.0
+    heirs_of: Callable[[str], bool] = lambda _: False
+    """Does this host also mind the VMs that were made by a host of this name, because the inventory has none of that name?"""
     keys: str = ""
     """What `ssh-keys` of a new VM says: USER:KEY, "" to leave it to the project."""
 
@@ -118,7 +120,7 @@ class TpuBackend:
         open_worker: Callable[[TpuNode, int], Transport],
         install: Callable[[Transport], None],
         abreast: Abreast,
-        gcloud: Callable[[NodeWish], Sequence[str]] = lambda wish: (),
+        gcloud: Callable[[NodeWish], Sequence[str]] = lambda _: (),
         now: Callable[[], float] = time.time,
     ) -> None:
         self._settings = settings
@@ -349,8 +351,8 @@ class TpuBackend:
         return found
 
     def _is_here(self, run: Run) -> bool:
-        """Several hosts of an inventory may share a zone; each minds the VMs that it made."""
-        return run.host == self._settings.name
+        """Several hosts of an inventory may share a zone; each minds the VMs that it made, one those of hosts that are gone."""
+        return run.host == self._settings.name or self._site.heirs_of(run.host)
 
     def _sight(self, node: TpuNode, run: Run, machine: Machine, known: Known | None) -> Sighting:
         handle = known.handle if known is not None and known.handle is not None else self._handle(run)

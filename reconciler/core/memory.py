@@ -172,6 +172,15 @@ class Requested:
 
 
 @dataclass(frozen=True, slots=True)
+class Releasing:
+    """Intent to delete a machine that was rented for the run. Written and durable before the call."""
+
+    run_id: str
+    machine: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class Billed:
     """A machine that was rented for the run is deleted. `cost` is what it came to."""
 
@@ -200,6 +209,7 @@ Line = (
     | Adopted
     | Edited
     | Requested
+    | Releasing
     | Billed
     | Forgotten
 )
@@ -261,6 +271,8 @@ def fold(memory: Memory, line: Line, at: float) -> Memory:
         case Forgotten():
             # The attempt number survives, so that a job which comes back never reuses a run id.
             return Memory(memory.job, attempt=memory.attempt, released=line.released, cost=memory.cost)
+        case Releasing():
+            return memory
         case Billed(cost=cost):
             return replace(memory, cost=memory.cost + cost)
     if memory.run is None or line.run_id != memory.run.run_id:

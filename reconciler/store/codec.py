@@ -18,6 +18,7 @@ from reconciler.core.memory import (
     Line,
     Memory,
     Refused,
+    Releasing,
     Requested,
     Stopped,
     Stopping,
@@ -62,6 +63,8 @@ def dump_line(line: Line) -> tuple[str, str]:
             body = {"message": message, "not_before": not_before}
         case Requested(what, why, about):
             body = {"what": what, "why": why, "about": list(about) if about else None}
+        case Releasing(run_id, machine, why):
+            body = {"run_id": run_id, "machine": machine, "why": why}
         case Billed(run_id, machine, cost):
             body = {"run_id": run_id, "machine": machine, "cost": cost}
         case Forgotten(why, released):
@@ -105,6 +108,8 @@ def load_line(kind: str, text: str) -> Line:
         case "Requested":
             about = body.get("about")
             return Requested(body["what"], body["why"], (about[0], about[1]) if about else None)
+        case "Releasing":
+            return Releasing(body["run_id"], body["machine"], body["why"])
         case "Billed":
             return Billed(body["run_id"], body["machine"], body["cost"])
         case "Forgotten":
