@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.emulators.tpu import catalogue
 from tests.emulators.tpu.clock import Clock, moment, stamp
-from tests.emulators.tpu.control import Control
+from tests.emulators.tpu.control import VERBS, Control
 from tests.emulators.tpu.errors import Dropped, Garbled, Refused
+from tests.emulators.tpu.faults import ANSWER, BY_METHOD
 from tests.emulators.tpu.nodes import HEALTHS, STATES
 from tests.emulators.tpu.world import World
 
@@ -684,6 +686,22 @@ class TestControl:
         assert told(1) == told(1)
         assert told(1) != told(2)
 
+    def test_a_node_that_is_made_behind_the_scenes_meets_the_faults_of_its_creation(self, tpu: Lab):
+        tpu.fault("CreateNode", preempt_after_s=60)
+        tpu.fault("CreateNode", stuck="CREATING")
+        tpu.fault("CreateNode", lro_error=NO_CAPACITY)
+        assert [tpu.create(name)["state"] for name in ("n1", "n2", "n3", "n4")] == [
+            "READY",
+            "CREATING",
+            "CREATING",
+            "READY",
+        ]
+        tpu.advance(60)
+        assert {name: node["state"] for name, node in tpu.nodes().items()} == {
+            "n1": "PREEMPTED", "n2": "CREATING", "n4": "READY",
+        }  # fmt: skip
+        assert tpu.calls("CreateNode") == []
+
     def test_names_are_short_where_that_is_plain(self, tpu: Lab):
         tpu.create("n1", zone="us-central2-b")
         tpu.create("n1", zone="us-central1-a")
@@ -704,6 +722,11 @@ class TestControl:
         assert (tpu.nodes(), tpu.queued(), tpu.laid(), tpu.operations()) == ({}, {}, [], {})
         tpu.advance(100)
         assert tpu.nodes() == {}
+
+    def test_every_verb_and_every_knob_is_documented(self):
+        page = (Path(__file__).parent.parent.parent / "docs" / "tpu-emulator.md").read_text(encoding="utf-8")
+        knobs = {*ANSWER, *(knob for known in BY_METHOD.values() for knob in known)}
+        assert [word for word in sorted(VERBS | knobs) if f"`{word}`" not in page] == []
 
     def test_calls_are_recorded(self, tpu: Lab):
         tpu.make()

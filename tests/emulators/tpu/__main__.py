@@ -101,8 +101,8 @@ def main() -> int:
     except ValueError as error:
         parser.error(str(error))
     end = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: end.set())
+    for one in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(one, lambda *_: end.set())
     try:
         emulator.start()
     except OSError as error:

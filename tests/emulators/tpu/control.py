@@ -21,7 +21,7 @@ class Control:
 
     @property
     def _zone(self) -> str:
-        return next(iter(self.world.zones))
+        return str(next(iter(self.world.zones)))
 
     # --- time
 
@@ -103,7 +103,7 @@ class Control:
         self, name: str, *, type: str = "v4-8", zone: str | None = None, state: str = "READY", external: bool = True,
         version: str = "v2", **node: Any,
     ) -> Json:  # fmt: skip
-        """A node that is there; faults laid for CreateNode apply. `node`: more of its fields, as the API writes them."""
+        """A node that is there. Faults laid for CreateNode apply. `node`: more of its fields, as the API writes them."""
         wanted = {"acceleratorType": type, **node}
         parent = self.world.parent(zone or self._zone)
         with self.world.lock:
@@ -117,7 +117,7 @@ class Control:
             knobs = self.world._knobs("CreateNode", subject("CreateNode", request))
             self.world.nodes.handlers["CreateNode"](version, request, knobs)
             made = self._node(f"{parent}/nodes/{name}")
-            if state != "CREATING" and made.state == "CREATING":
+            if state != "CREATING" and not {"lro_error", "stuck"} & set(knobs):
                 self.world.nodes._come_up(made)
                 if made.operation:
                     self.world.finish(made.operation, response=self.world.nodes._typed(version, made))

@@ -90,8 +90,7 @@ class Nodes:
 
     def clear(self) -> None:
         for node in list(self.all.values()):
-            self._machines_off(node)
-        self.all.clear()
+            self.remove(node)
         self._addresses: Iterator[str] = (
             f"127.1.{high}.{low}" for high, low in itertools.product(range(255), range(1, 255))
         )

@@ -66,7 +66,7 @@ def canonical_request(version: str, method: str, request: dict[str, Any]) -> dic
 
 
 def request_json(message: Any) -> dict[str, Any]:
-    return json_format.MessageToDict(message)
+    return json_format.MessageToDict(message)  # type: ignore[no-any-return]
 
 
 def answer_message(version: str, method: str, answer: dict[str, Any]) -> Any:
@@ -75,7 +75,7 @@ def answer_message(version: str, method: str, answer: dict[str, Any]) -> Any:
 
 
 def canonical_answer(version: str, method: str, answer: dict[str, Any], *, numbers: bool = False) -> dict[str, Any]:
-    return json_format.MessageToDict(answer_message(version, method, answer), use_integers_for_enums=numbers)
+    return json_format.MessageToDict(answer_message(version, method, answer), use_integers_for_enums=numbers)  # type: ignore[no-any-return]
 
 
 def status(refused: Refused) -> bytes:

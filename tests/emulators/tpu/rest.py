@@ -127,7 +127,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         else:
             request = without_defaults(request)
         answer = world.call(version, method, request, wire="rest", agent=agent)
-        return answer if protos is None else protos.canonical_answer(version, method, answer, numbers=numbers)  # type: ignore[no-any-return]
+        return answer if protos is None else protos.canonical_answer(version, method, answer, numbers=numbers)
 
     def _neighbour(self, path: str, query: Json, body: Any) -> Json:
         """What gcloud asks of other APIs before it starts ssh: the project's metadata, and a person's OS Login profile."""

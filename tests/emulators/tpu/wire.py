@@ -65,4 +65,4 @@ class Server(grpc.GenericRpcHandler):  # type: ignore[misc]
 
 
 def _serialized(answer: Any) -> bytes:
-    return answer if isinstance(answer, bytes) else answer.SerializeToString()  # type: ignore[no-any-return]
+    return answer if isinstance(answer, bytes) else answer.SerializeToString()

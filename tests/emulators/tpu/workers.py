@@ -187,6 +187,7 @@ def _anchor(port: int) -> tuple[socket.socket, int]:
             continue
         # Somebody else's sshd may have the port on the first worker's address.
         with contextlib.closing(socket.socket()) as probe, contextlib.suppress(OSError):
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections that just ended are no hindrance
             probe.bind(("127.1.0.1", number))
             return held, number
         held.close()

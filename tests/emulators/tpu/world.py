@@ -15,7 +15,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from tests.emulators.tpu import catalogue
 from tests.emulators.tpu.clock import Clock, stamp
@@ -38,6 +38,14 @@ SETTINGS: dict[str, float | None] = {
 }
 TYPE = "type.googleapis.com/google.cloud.tpu."
 EMPTY = {"@type": "type.googleapis.com/google.protobuf.Empty"}
+
+
+class Payer(Protocol):
+    """What counts in a quota."""
+
+    @property
+    def number(self) -> int: ...
+    def pays(self, zone: str, family: str, *, spot: bool) -> bool: ...
 
 
 class Machines(Protocol):
@@ -98,7 +106,7 @@ class World:
         for families in self.zones.values():
             if unknown := set(families) - set(catalogue.FAMILIES):
                 raise ValueError(f"no such family: {', '.join(unknown)}; there are {', '.join(catalogue.FAMILIES)}")
-        self._first = {"quota": copy.deepcopy(dict(quota or {})), "settings": dict(settings or {}), "seed": seed}
+        self._first: Json = {"quota": copy.deepcopy(dict(quota or {})), "settings": dict(settings or {}), "seed": seed}
         self.machines: Machines | None = None
         self.watch: Callable[[Exchange], None] | None = None
         self.exchanges: deque[Exchange] = deque(maxlen=20_000)
@@ -163,7 +171,7 @@ class World:
     ) -> Json:
         """What the service answers; raises Refused, Dropped or Garbled. `version` is v2 or v2alpha1."""
         name = subject(method, request) if name is None else name
-        code, answer = "OK", None
+        code, answer = "OK", cast("Any", None)
         try:
             answer = self._call(version, method, name, request)
             return answer
@@ -309,7 +317,10 @@ class World:
             operation.node.operation = None
         keep = self.settings["op_keep_s"]
         if keep is not None:
-            self.clock.at(keep, lambda: self.operations.pop(operation.json["name"], None) and None)
+            self.clock.at(keep, lambda: self._forget(operation))
+
+    def _forget(self, operation: Operation) -> None:
+        self.operations.pop(operation.json["name"], None)
 
     def _operation(self, request: Json) -> Operation:
         if request["name"] not in self.operations:
@@ -378,11 +389,8 @@ class World:
 
     def used(self, zone: str, family: str, *, spot: bool) -> int:
         """Of a quota: nodes in every state, and queued resources from their creation until they are deleted."""
-        return sum(
-            owner.number
-            for owner in (*self.nodes.owners(), *self.queue.owners())
-            if owner.pays(zone, family, spot=spot)
-        )
+        owners: list[Payer] = [*self.nodes.owners(), *self.queue.owners()]
+        return sum(owner.number for owner in owners if owner.pays(zone, family, spot=spot))
 
     def charge(self, zone: str, accelerator: catalogue.Accelerator, count: int, *, spot: bool) -> None:
         """Refuse what goes over the quota of its family (`v4`, `v4-preemptible`) in its zone."""
@@ -491,4 +499,4 @@ def _interfere(knobs: Json) -> None:
         raw = knobs["raw"]
         raise Garbled(raw.get("code", 200), raw.get("body", ""), raw.get("type", "text/html; charset=UTF-8"))
     if "status" in knobs:
-        raise Refused(knobs["status"], knobs.get("message", knobs["status"]), knobs.get("details"))
+        raise Refused(knobs["status"], str(knobs.get("message", knobs["status"])), knobs.get("details"))
