@@ -177,8 +177,8 @@ class TpuNode:
 
 @dataclass(frozen=True, slots=True)
 class TpuRequest:
-    """One queued resource. `nodes` are the names of the nodes that it makes or made, `labels` those of its (first) node: the
-    request has none of its own. `error` is what the API says about a failure, "" for none."""
+    """One queued resource. `nodes` are the names of the nodes that it makes or made, `labels` and `metadata` those of its
+    (first) node: the request has none of its own. `error` is what the API says about a failure, "" for none."""
 
     name: str
     zone: str
@@ -187,6 +187,7 @@ class TpuRequest:
     nodes: tuple[str, ...] = ()
     error: str = ""
     labels: Mapping[str, str] = field(default_factory=dict, hash=False)
+    metadata: Mapping[str, str] = field(default_factory=dict, hash=False)
     created: str = ""
 
 
@@ -263,8 +264,9 @@ class Denied:
     """The node was definitely not made, in the API's own words (`message`).
 
     capacity: the zone has no machines now. quota: ours is used up. no-quota: our limit is 0, so it never will. reservation:
-    the reserved capacity does not suffice. permission: we may not. invalid: the wish itself is wrong. busy: asked too often, or
-    another operation is in the way. `final`: the same wish will be denied until somebody changes something.
+    the reserved capacity does not suffice. permission: we may not. invalid: the wish itself is wrong. busy: asked too often,
+    another operation was in the way, or something failed on Google's side. `final`: the same wish will be denied until
+    somebody changes something.
     """
 
     kind: DeniedKind
