@@ -128,12 +128,15 @@ A credential (`mount`, `wandb`, `hf_token` of a cluster) may be written out, or 
 A host of type `tpu` is one VM with the host's name, or with `per_run` a VM for each run, up to `max_nodes`:
 
 ```yaml
+clusters:
+  hpc: {root: /mnt/data/runs, work: /tmp/runs}
 hosts:
   tpu-pod:                        # one VM of this name, for all runs
     type: tpu
     cluster: hpc
     zone: us-central2-b
     accelerator_type: v4-32       # 16 chips on 4 machines
+    price_per_chip_hour: 3.2
   v6e-spot:                       # VMs named after their runs
     type: tpu
     cluster: hpc

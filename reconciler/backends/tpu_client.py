@@ -467,6 +467,7 @@ def _request(request: Any) -> TpuRequest:
         nodes=tuple(name for spec in specs for name in _names(spec)),
         error=request.state.failed_data.error.message,
         labels=dict(specs[0].node.labels) if specs else {},
+        metadata=dict(specs[0].node.metadata) if specs else {},
         created=_time(request.create_time),
     )
 

@@ -216,6 +216,7 @@ def request_of(given: Mapping[str, Any]) -> TpuRequest:
         nodes=tuple(node for spec in specs for node in _names(spec)),
         error=_text(_mapping(_mapping(state, "failedData"), "error"), "message"),
         labels=_strings(_mapping(specs[0], "node"), "labels") if specs else {},
+        metadata=_strings(_mapping(specs[0], "node"), "metadata") if specs else {},
         created=_text(given, "createTime"),
     )
 
@@ -335,6 +336,7 @@ def run_gcloud(endpoint: str = "", env: Mapping[str, str] | None = None) -> Run:
     }
     if endpoint:
         variables["CLOUDSDK_API_ENDPOINT_OVERRIDES_TPU"] = endpoint.rstrip("/") + "/"
+        variables["CLOUDSDK_AUTH_DISABLE_CREDENTIALS"] = "true"  # no token of anybody's goes there
 
     def run(argv: Argv, timeout_s: float) -> Answer:
         try:

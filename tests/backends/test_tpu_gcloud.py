@@ -436,5 +436,10 @@ def test_the_program_never_asks_and_never_waits_long() -> None:
         "import os; print(dict((k, v) for k, v in os.environ.items() if k.startswith('CLOUDSDK')))",
     )
     said = run_gcloud("http://127.0.0.1:9/", {}).__call__(show, 30.0).stdout
-    for part in ("'CLOUDSDK_CORE_DISABLE_PROMPTS': '1'", "CLOUDSDK_CORE_HTTP_TIMEOUT", "'http://127.0.0.1:9/'"):
+    for part in (
+        "'CLOUDSDK_CORE_DISABLE_PROMPTS': '1'",
+        "CLOUDSDK_CORE_HTTP_TIMEOUT",
+        "'http://127.0.0.1:9/'",
+        "DISABLE_CREDENTIALS': 'true'",
+    ):
         assert part in said

@@ -160,7 +160,14 @@ class FakeControl:
             return Exists(self._nodes[key].node)
         if wish.queued_s is not None:
             request = TpuRequest(
-                wish.name, wish.zone, "ACCEPTED", request_state_of("ACCEPTED"), (wish.name,), "", dict(wish.labels)
+                wish.name,
+                wish.zone,
+                "ACCEPTED",
+                request_state_of("ACCEPTED"),
+                (wish.name,),
+                "",
+                dict(wish.labels),
+                dict(wish.metadata),
             )
             self._requests[key] = _Request(request, wish, self.now + self.queue_s)
             operation = f"operations/{wish.name}"

@@ -167,7 +167,7 @@ class ControlContract:
         listing = bench.control.list(ZONE)
         (request,) = listing.requests
         assert (request.name, request.state, request.nodes) == ("run-1", RequestState.WAITING, ("run-1",))
-        assert dict(request.labels) == dict(WISH.labels)
+        assert (dict(request.labels), dict(request.metadata)) == (dict(WISH.labels), dict(WISH.metadata))
         assert listing.nodes == ()
         again = bench.control.create(queued)
         assert isinstance(again, Begun) or again.labels == WISH.labels  # type: ignore[union-attr]
