@@ -125,6 +125,36 @@ types, fields and chips are errors.
 A credential (`mount`, `wandb`, `hf_token` of a cluster) may be written out, or better be a reference: `{env: NAME}`,
 `{file: PATH}` or `{command: [program, argument]}`. Its value is in no message, plan, log or script.
 
+A host of type `tpu` is one VM with the host's name, or with `per_run` a VM for each run, up to `max_nodes`:
+
+```yaml
+clusters:
+  hpc: {root: /mnt/data/runs, work: /tmp/runs}
+hosts:
+  tpu-pod:                        # one VM of this name, for all runs
+    type: tpu
+    cluster: hpc
+    zone: us-central2-b
+    accelerator_type: v4-32       # 16 chips on 4 machines
+    price_per_chip_hour: 3.2
+  v6e-spot:                       # VMs named after their runs
+    type: tpu
+    cluster: hpc
+    zones: [us-east5-a, europe-west4-a]
+    accelerator_type: v6e-16
+    spot: true
+    per_run: true
+    max_nodes: 4
+    price_per_chip_hour: 1.2
+    delete_on_exit: always
+    ttl: 2d
+limits: {max_chips: 64, max_cost_per_hour: 100}
+```
+
+The number in a type counts TensorCores, two to a chip, for v2, v3, v4 and v5p, and chips for v5litepod and v6e. What Google
+would refuse is refused here: a type that it does not make, a name that a VM cannot have, labels, contradictions such as spot
+and reserved. A limit on costs needs `price_per_chip_hour` on every such host.
+
 Chips: CHIPS. On Volcano hosts the keys of `chips` may be any label.
 
 ## Fields

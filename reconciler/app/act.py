@@ -14,9 +14,11 @@ from reconciler.app.ports import Package, Ports, Progress
 from reconciler.core.actions import Action, Release, Start, Stop, Verb
 from reconciler.core.backoff import delay_s
 from reconciler.core.cause import Cause
+from reconciler.core.cost import cost_of
 from reconciler.core.errors import ReconcilerError, Retry
 from reconciler.core.job import Desired, JobSpec
 from reconciler.core.memory import (
+    Billed,
     Deferred,
     Ended,
     Forgotten,
@@ -25,6 +27,7 @@ from reconciler.core.memory import (
     Line,
     Memory,
     Refused,
+    Releasing,
     Stopped,
     Stopping,
     Unsettled,
@@ -119,7 +122,8 @@ def act(
                 lines.append((action.job, intent))
                 work.setdefault(stop.run.host, _HostWork()).stops.append((action, stop))
             case Release() as release:
-                lines.append((action.job, Unsettled(release.machine.run_id, action.message)))
+                machine = release.machine
+                lines.append((action.job, Releasing(machine.run_id, machine.shown, action.message)))
                 work.setdefault(action.host, _HostWork()).releases.append((action, release))
             case None if action.verb is Verb.FORGET:
                 lines.append((action.job, Forgotten(action.message, released=True)))
@@ -300,7 +304,8 @@ def _settle(
             said = f"{release.machine.shown} is not deleted, and goes on costing: {outcome}; the next pass asks again"
             items.append(Done(action, False, said))
         else:
-            lines.append((action.job, Stopped(release.machine.run_id, outcome)))
+            machine = release.machine
+            lines.append((action.job, Billed(machine.run_id, machine.shown, cost_of(machine, ports.clock.now()))))
             items.append(Done(action, True, outcome))
     for ready in work.starts:
         run = ready.run

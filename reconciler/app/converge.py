@@ -252,7 +252,8 @@ class Reconciler:
             chip_of=self._ports.chip_of,
             unscanned=blind,
             delete_allowed=self._options.delete_allowed,
-            approved=self._options.approved,
+            approved=self._options.approved or self._ports.approve,
+            limits=self._ports.limits,
             only=self._options.only,
         )
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from reconciler.core.errors import Problem
+from reconciler.core.inventory import Limits
 from reconciler.core.job import Desired, JobSpec
 from reconciler.core.memory import Memory
 from reconciler.core.names import JobKey
@@ -79,6 +80,9 @@ class Ports:
     check: Callable[[Iterable[Desired]], tuple[Problem, ...]]
     owner: str
     inventory_digest: str = ""
+    limits: Limits = field(default_factory=Limits)
+    approve: bool = False
+    """May what costs money be made without anybody's looking at the plan? (`approve: auto` of the inventory)"""
 
 
 def known_hosts(hosts: tuple[HostView, ...]) -> frozenset[str]:

@@ -11,10 +11,11 @@ from reconciler.app.lanes import abreast
 from reconciler.backends.node_call import NodeSettings
 from reconciler.backends.tpu import TpuBackend, TpuSite
 from reconciler.backends.tpu_control import Control
+from reconciler.backends.tpu_gcloud import create_argv
 from reconciler.backends.tpu_open import open_control
 from reconciler.core.chips import parse_accelerator_type
 from reconciler.core.errors import Rejected
-from reconciler.core.inventory import TpuHost
+from reconciler.core.inventory import Inventory, TpuHost
 from reconciler.core.machine import DeleteOn, Disposal
 from reconciler.core.solve import Rented
 from reconciler.core.tpu import NodeWish, TpuNode
@@ -40,7 +41,9 @@ def rented_of(host: TpuHost) -> Rented:
     )
 
 
-def open_tpu(host: TpuHost, node: NodeSettings, *, folder: Path, install: Callable[[Transport], None]) -> TpuBackend:
+def open_tpu(
+    host: TpuHost, node: NodeSettings, *, folder: Path, install: Callable[[Transport], None], inventory: Inventory
+) -> TpuBackend:
     """The backend of a TPU host. `folder` keeps what ssh has to know of its VMs. Raises AccessRefused with the command to run
     where nothing speaks to Google Cloud."""
     control = open_control(host)
@@ -73,6 +76,7 @@ def open_tpu(host: TpuHost, node: NodeSettings, *, folder: Path, install: Callab
         price_per_hour=price,
         capacity_s=host.capacity_timeout_s,
         boot_s=host.boot_timeout_s,
+        heirs_of=_heirs_of(host, inventory),
         keys=_public_key(host, user),
     )
     return TpuBackend(
@@ -82,7 +86,15 @@ def open_tpu(host: TpuHost, node: NodeSettings, *, folder: Path, install: Callab
         open_worker=_opener(host, control, user, folder),
         install=install,
         abreast=abreast,
+        gcloud=lambda wish: create_argv(wish, host.project or "PROJECT"),
     )
+
+
+def _heirs_of(host: TpuHost, inventory: Inventory) -> Callable[[str], bool]:
+    """The first TPU host of a project minds the VMs of hosts that the inventory has no longer: renaming a host leaks none."""
+    alike = (one for one in inventory.ordered() if isinstance(one, TpuHost) and one.project == host.project)
+    first = next(alike, host)
+    return lambda name: first.name == host.name and name not in inventory.hosts
 
 
 def _public_key(host: TpuHost, user: str) -> str:

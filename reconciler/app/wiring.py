@@ -147,6 +147,8 @@ def open_ports(settings: Settings) -> Iterator[Ports]:
             check=lambda jobs: check_references(jobs, inventory),
             owner=owner,
             inventory_digest=inventory.digest,
+            limits=inventory.limits,
+            approve=inventory.approve == "auto",
         )
     finally:
         hosts.close()
@@ -298,6 +300,7 @@ class Hosts:
             node,
             folder=self._folder / host.name,
             install=lambda transport: install_on(transport, cluster.share, bundle),
+            inventory=self._inventory,
         )
         self._backends[host.name] = backend
         self._shipping[host.name] = MachinesShipping(host.name, cluster.share, backend.lacking)

@@ -7,6 +7,7 @@ verbs (docs/node-protocol.md), each worker with a status directory of its own.
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,8 +20,8 @@ from reconciler.backends.tpu_control import Control
 from reconciler.backends.tpu_marks import is_of, labels_of, machine_of, metadata_of, run_of, waiting_machine
 from reconciler.core.cause import Cause
 from reconciler.core.errors import OutcomeUnknown, ReconcilerError, Rejected
-from reconciler.core.job import Json
-from reconciler.core.machine import Disposal, Machine
+from reconciler.core.job import Json, TpuOverrides
+from reconciler.core.machine import DeleteOn, Disposal, Machine
 from reconciler.core.observation import Capacity, Census, Presence, Report, ReportStatus, Sighting
 from reconciler.core.protocols import (
     Accepted,
@@ -79,6 +80,8 @@ class TpuSite:
     price_per_hour: float | None = None
     capacity_s: float = 3600.0
     boot_s: float = 900.0
+    heirs_of: Callable[[str], bool] = lambda _: False
+    """Does this host also mind the VMs that were made by a host of this name, because the inventory has none of that name?"""
     keys: str = ""
     """What `ssh-keys` of a new VM says: USER:KEY, "" to leave it to the project."""
 
@@ -104,7 +107,7 @@ class _Found:
 
 class TpuBackend:
     """One TPU host of the inventory. `open_worker` gives the transport of one machine of a VM, `install` brings the runtime over
-    a transport, `abreast` makes calls side by side."""
+    a transport, `abreast` makes calls side by side, `gcloud` gives the command by which a person would make a VM."""
 
     capabilities: ClassVar[Capabilities] = Capabilities()
 
@@ -117,6 +120,7 @@ class TpuBackend:
         open_worker: Callable[[TpuNode, int], Transport],
         install: Callable[[Transport], None],
         abreast: Abreast,
+        gcloud: Callable[[NodeWish], Sequence[str]] = lambda _: (),
         now: Callable[[], float] = time.time,
     ) -> None:
         self._settings = settings
@@ -125,6 +129,7 @@ class TpuBackend:
         self._open_worker = open_worker
         self._install = install
         self._abreast = abreast
+        self._gcloud = gcloud
         self._now = now
         self._workers: dict[tuple[str, str, int], Worker] = {}
         self._lacking: list[TpuNode] = []
@@ -136,30 +141,31 @@ class TpuBackend:
         record = record_of(self._settings, run, facts)
         record["gpus"] = None
         record["hardware"] = {"chip": self._site.chip, "total_chips": self._site.chips, "hosts": []}
-        wish = self._wish(run)
-        shown: Json = {
-            "name": wish.name,
-            "zone": wish.zone,
-            "accelerator_type": wish.accelerator_type,
-            "version": wish.version,
-            "spot": wish.spot,
-            "preemptible": wish.preemptible,
-            "queued_s": wish.queued_s,
-        }
-        return Submission(run, {"vm": shown, "record": record}, facts.secrets, wish)
+        wish = self._wish(run, facts.spec.tpu)
+        return Submission(run, {"gcloud": shlex.join(self._gcloud(wish)), "record": record}, facts.secrets, wish)
 
-    def _wish(self, run: Run) -> NodeWish:
+    def _wish(self, run: Run, given: TpuOverrides) -> NodeWish:
+        """The host's VM, with what the job's `spec.tpu` puts in place of it."""
         site = self._site
-        metadata = {**site.wish.metadata, **metadata_of(run, site.disposal, site.price_per_hour)}
+        disposal = Disposal(
+            site.disposal.delete if given.delete_on_exit is None else DeleteOn(given.delete_on_exit),
+            site.disposal.keep_s if given.keep_for_s is None else given.keep_for_s,
+            site.disposal.ttl_s if given.ttl_s is None else given.ttl_s,
+        )
+        metadata = {**site.wish.metadata, **given.metadata, **metadata_of(run, disposal, site.price_per_hour)}
         if site.keys:
             metadata["ssh-keys"] = site.keys
-        return replace(
+        wish = replace(
             site.wish,
             name=self._name(run),
             zone=self._zone(run),
-            labels={**site.wish.labels, **labels_of(run)},
+            version=given.version or site.wish.version,
+            labels={**site.wish.labels, **given.labels, **labels_of(run)},
             metadata=metadata,
         )
+        if given.spot is not None or given.preemptible is not None:
+            wish = replace(wish, spot=bool(given.spot), preemptible=bool(given.preemptible), reserved=False)
+        return wish
 
     def _name(self, run: Run) -> str:
         return self._settings.name if self._site.fixed else node_name(run.run_id)
@@ -345,8 +351,8 @@ class TpuBackend:
         return found
 
     def _is_here(self, run: Run) -> bool:
-        """Several hosts of an inventory may share a zone; each minds the VMs that it made."""
-        return run.host == self._settings.name
+        """Several hosts of an inventory may share a zone; each minds the VMs that it made, one those of hosts that are gone."""
+        return run.host == self._settings.name or self._site.heirs_of(run.host)
 
     def _sight(self, node: TpuNode, run: Run, machine: Machine, known: Known | None) -> Sighting:
         handle = known.handle if known is not None and known.handle is not None else self._handle(run)

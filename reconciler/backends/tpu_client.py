@@ -88,11 +88,8 @@ def make_client(endpoint: str) -> TpuClient:
 
 
 def default_project() -> str:
-    """The project of the application default credentials or of gcloud's configuration; "" when neither has one. Raises
-    AccessRefused without the library or without credentials."""
-    named = os.environ.get("GOOGLE_CLOUD_PROJECT") or os.environ.get("CLOUDSDK_CORE_PROJECT")
-    if named:
-        return named
+    """The project that goes with the application default credentials, or gcloud's; "" when neither has one. Raises AccessRefused
+    without the library or without credentials. Off Google's own machines it asks nobody but the disk, and gcloud."""
     try:
         import google.auth  # noqa: PLC0415
         from google.auth import exceptions as auth  # noqa: PLC0415
@@ -137,20 +134,13 @@ class TpuClientControl:
         missing: builtins.list[str] = []
         try:
             parent = self._parent(zone)
-            pages = self._read(
-                f"list TPU VMs in {zone}", lambda **how: self._api.list_nodes(request={"parent": parent}, **how)
-            )
-            self._paged(f"list TPU VMs in {zone}", pages, missing, lambda page: nodes.extend(map(_node, page.nodes)))
-            pages = self._read(
-                f"list queued TPU requests in {zone}",
-                lambda **how: self._api.list_queued_resources(request={"parent": parent}, **how),
-            )
-            self._paged(
-                f"list queued TPU requests in {zone}",
-                pages,
-                missing,
-                lambda page: requests.extend(map(_request, page.queued_resources)),
-            )
+            # Requests first: a node that one of them makes meanwhile is then in the listing of nodes.
+            asked = f"list queued TPU requests in {zone}"
+            pages = self._read(asked, lambda **how: self._api.list_queued_resources(request={"parent": parent}, **how))
+            self._paged(asked, pages, missing, lambda page: requests.extend(map(_request, page.queued_resources)))
+            asked = f"list TPU VMs in {zone}"
+            pages = self._read(asked, lambda **how: self._api.list_nodes(request={"parent": parent}, **how))
+            self._paged(asked, pages, missing, lambda page: nodes.extend(map(_node, page.nodes)))
         except ReconcilerError as error:
             return Listing(zone, tuple(nodes), tuple(requests), complete=False, error=str(error))
         if missing:
@@ -257,7 +247,9 @@ class TpuClientControl:
     def delete(self, zone: str, name: str) -> None:
         full = f"{self._parent(zone)}/nodes/{name}"
         self._delete(
-            f"delete TPU VM {name} in {zone}", lambda **how: self._api.delete_node(request={"name": full}, **how)
+            f"delete TPU VM {name} in {zone}",
+            lambda **how: self._api.delete_node(request={"name": full}, **how),
+            lambda: self.get(zone, name),
         )
 
     def delete_request(self, zone: str, name: str) -> None:
@@ -265,13 +257,17 @@ class TpuClientControl:
         self._delete(
             f"delete queued TPU request {name} in {zone}",
             lambda **how: self._api.delete_queued_resource(request={"name": full, "force": True}, **how),
+            lambda: self._request(zone, name),
         )
 
-    def _delete(self, doing: str, call: Callable[..., Any]) -> None:
+    def _delete(self, doing: str, call: Callable[..., Any], look: Callable[[], TpuNode | TpuRequest | None]) -> None:
         try:
             self._effect(call)
         except _Refusal as refusal:
-            if refusal.status == "NOT_FOUND" or refusals.already_going(refusal.status, refusal.message):
+            if refusal.status == "NOT_FOUND":
+                return
+            # Of a second delete, the API says only that an operation is in the way.
+            if refusal.status in refusals.IN_THE_WAY and refusals.going(look()):
                 return
             raise refusals.error(refusal.status, refusal.message, doing, lost=True) from refusal
 
@@ -286,7 +282,8 @@ class TpuClientControl:
     @property
     def _project(self) -> str:
         if not self._given:
-            self._given = default_project()
+            named = os.environ.get("CLOUDSDK_CORE_PROJECT") or os.environ.get("GOOGLE_CLOUD_PROJECT")
+            self._given = named or default_project()
         if not self._given:
             raise refusals.no_project()
         return self._given
@@ -417,9 +414,13 @@ def _queued(wish: NodeWish, parent: str, project: str) -> dict[str, Any]:
 # ---- what came back ------------------------------------------------------------------------------------------
 
 
-def _word(value: Any) -> str:
-    """The name of an enum's value. A number that the library does not know stays a number, and so an unknown word."""
-    return str(getattr(value, "name", value))
+def _word(message: Any, name: str) -> str:
+    """The name of an enum field's value. A number that the library does not know stays a number, and so an unknown word; read the
+    usual way, the library would print a warning about it."""
+    raw = type(message).pb(message)
+    number = getattr(raw, name)
+    known = raw.DESCRIPTOR.fields_by_name[name].enum_type.values_by_number.get(number)
+    return str(known.name if known is not None else number)
 
 
 def _last(path: str) -> str:
@@ -432,10 +433,10 @@ def _zone_of(path: str) -> str:
 
 
 def _node(node: Any) -> TpuNode:
-    word = _word(node.state)
-    health = _word(node.health)
+    word = _word(node, "state")
+    health = _word(node, "health")
     config = node.accelerator_config
-    kind = node.accelerator_type or (f"{_word(config.type_).lower()}-{config.topology}" if config.topology else "")
+    kind = node.accelerator_type or (f"{_word(config, 'type_').lower()}-{config.topology}" if config.topology else "")
     return TpuNode(
         name=_last(node.name),
         zone=_zone_of(node.name),
@@ -456,7 +457,7 @@ def _node(node: Any) -> TpuNode:
 
 
 def _request(request: Any) -> TpuRequest:
-    word = _word(request.state.state)
+    word = _word(request.state, "state")
     specs = request.tpu.node_spec
     return TpuRequest(
         name=_last(request.name),
@@ -466,6 +467,7 @@ def _request(request: Any) -> TpuRequest:
         nodes=tuple(name for spec in specs for name in _names(spec)),
         error=request.state.failed_data.error.message,
         labels=dict(specs[0].node.labels) if specs else {},
+        metadata=dict(specs[0].node.metadata) if specs else {},
         created=_time(request.create_time),
     )
 

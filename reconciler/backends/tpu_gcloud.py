@@ -118,7 +118,7 @@ def host_keys_argv(zone: str, name: str, project: str) -> Argv:
 
 
 def types_argv(zone: str, project: str) -> Argv:
-    return ("gcloud", "compute", "tpus", "accelerator-types", "list", *_where(zone, project), *_QUIET)
+    return (*_VM, "accelerator-types", "list", *_where(zone, project), *_QUIET)
 
 
 def ssh_argv(
@@ -216,6 +216,7 @@ def request_of(given: Mapping[str, Any]) -> TpuRequest:
         nodes=tuple(node for spec in specs for node in _names(spec)),
         error=_text(_mapping(_mapping(state, "failedData"), "error"), "message"),
         labels=_strings(_mapping(specs[0], "node"), "labels") if specs else {},
+        metadata=_strings(_mapping(specs[0], "node"), "metadata") if specs else {},
         created=_text(given, "createTime"),
     )
 
@@ -335,6 +336,7 @@ def run_gcloud(endpoint: str = "", env: Mapping[str, str] | None = None) -> Run:
     }
     if endpoint:
         variables["CLOUDSDK_API_ENDPOINT_OVERRIDES_TPU"] = endpoint.rstrip("/") + "/"
+        variables["CLOUDSDK_AUTH_DISABLE_CREDENTIALS"] = "true"  # no token of anybody's goes there
 
     def run(argv: Argv, timeout_s: float) -> Answer:
         try:
@@ -380,9 +382,10 @@ class GcloudControl:
         nodes: builtins.list[TpuNode] = []
         requests: builtins.list[TpuRequest] = []
         try:
-            nodes += map(node_of, self._rows(list_argv(zone, self._project), f"list TPU VMs in {zone}"))
+            # Requests first: a node that one of them makes meanwhile is then in the listing of nodes.
             asked = f"list queued TPU requests in {zone}"
             requests += map(request_of, self._rows(list_requests_argv(zone, self._project), asked))
+            nodes += map(node_of, self._rows(list_argv(zone, self._project), f"list TPU VMs in {zone}"))
         except ReconcilerError as error:
             return Listing(zone, tuple(nodes), tuple(requests), complete=False, error=str(error))
         return Listing(zone, tuple(nodes), tuple(requests))
@@ -441,17 +444,23 @@ class GcloudControl:
         return None if found is None else request_of(found)
 
     def delete(self, zone: str, name: str) -> None:
-        self._delete(delete_argv(zone, name, self._project), f"delete TPU VM {name} in {zone}")
+        self._delete(
+            delete_argv(zone, name, self._project), f"delete TPU VM {name} in {zone}", lambda: self.get(zone, name)
+        )
 
     def delete_request(self, zone: str, name: str) -> None:
-        self._delete(delete_request_argv(zone, name, self._project), f"delete queued TPU request {name} in {zone}")
+        argv = delete_request_argv(zone, name, self._project)
+        self._delete(argv, f"delete queued TPU request {name} in {zone}", lambda: self._request(zone, name))
 
-    def _delete(self, argv: Argv, doing: str) -> None:
+    def _delete(self, argv: Argv, doing: str, look: Callable[[], TpuNode | TpuRequest | None]) -> None:
         answer = self._run(argv, EFFECT_S)
         if answer.returncode == 0:
             return
         status, text = failure(answer)
-        if status == "NOT_FOUND" or refusals.already_going(status, text):
+        if status == "NOT_FOUND":
+            return
+        # Of a second delete, the API says only that an operation is in the way.
+        if status in refusals.IN_THE_WAY and refusals.going(look()):
             return
         raise _error(status, text, doing, lost=True)
 

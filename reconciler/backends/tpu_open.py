@@ -15,7 +15,7 @@ def open_control(host: TpuHost) -> Control:
     """The control for a host, by its `control`: client, gcloud, or auto: the library where it is installed and has credentials,
     else gcloud where that is installed. With an `endpoint` of their own no credentials are looked for.
 
-    Asks nobody but the disk. Raises AccessRefused when `auto` finds neither; the hint is the command to run.
+    Raises AccessRefused when `auto` finds neither; the hint is the command to run.
     """
     project = host.project or ""
     if host.control == "client":

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 
 from reconciler.core.errors import AccessRefused, OutcomeUnknown, ReconcilerError, Rejected, Unreachable
-from reconciler.core.tpu import Denied
+from reconciler.core.tpu import Denied, TpuNode, TpuRequest
 
 # google.rpc.Code, as operations carry it.
 CODES = {
@@ -50,6 +50,7 @@ _NO_QUOTA = re.compile(r"limit\W{0,3}\s*0(?:\.0+)?(?![\d.]*\d)", re.I)
 _TAKEN = re.compile(r"\bstate:? PREEMPTED\b|\bpreempted\b", re.I)
 _DISABLED = re.compile(r"has not been used in project|it is disabled|SERVICE_DISABLED")
 _LOCATION = re.compile(r"permission denied on '?locations?/|location .*(?:not found|may not exist)", re.I)
+_QUOTA_PROJECT = re.compile(r"requires a quota project|quota project .*not (?:set|found)|USER_PROJECT_DENIED", re.I)
 _BILLING = re.compile(r"billing", re.I)
 # Nothing was sent: the connection was never made. Words of gRPC, and of what gcloud's library says.
 _NOT_SENT = re.compile(
@@ -60,7 +61,6 @@ _NOT_SENT = re.compile(
 _STALE = re.compile(
     r"reauth|refresh token|RefreshError|invalid_grant|invalid_rapt|invalid_client|Token has been expired", re.I
 )
-_GOING = re.compile(r"state:? DELETING|being deleted", re.I)
 
 _LENGTH_MAX = 600
 _LOST = frozenset({"DEADLINE_EXCEEDED", "INTERNAL", "UNKNOWN", "CANCELLED", "DATA_LOSS", "UNAVAILABLE"})
@@ -145,15 +145,21 @@ def error(status: str, message: str, doing: str, *, lost: bool, login: str = LOG
     return Rejected(said)
 
 
-def already_going(status: str, message: str) -> bool:
-    """Does the refusal of a delete say that the thing is being deleted already?"""
-    return status in ("ABORTED", "FAILED_PRECONDITION", "INVALID_ARGUMENT") and bool(_GOING.search(message))
+IN_THE_WAY = frozenset({"ABORTED", "FAILED_PRECONDITION", "INVALID_ARGUMENT"})
+"""What a delete is answered while another operation is at work, perhaps a delete."""
+
+
+def going(thing: TpuNode | TpuRequest | None) -> bool:
+    """Is it gone, or being deleted already?"""
+    return thing is None or thing.word == "DELETING"
 
 
 def hint_for_permission(text: str) -> str:
     """The next step after PERMISSION_DENIED."""
     if _DISABLED.search(text):
         return "Run `gcloud services enable tpu.googleapis.com` once for the project."
+    if _QUOTA_PROJECT.search(text):
+        return "Run `gcloud auth application-default set-quota-project PROJECT`."
     if _BILLING.search(text):
         return "Give the project a billing account: `gcloud billing projects link PROJECT --billing-account=ACCOUNT`."
     if _LOCATION.search(text):

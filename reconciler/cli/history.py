@@ -91,6 +91,10 @@ def in_words(line: object) -> str:
             return f"spec edited in place: {run_id}"
         case m.Requested(what, why, _):
             return f"{what} requested: {why}"
+        case m.Releasing(_, machine, why):
+            return f"delete {machine}: {why} (intent)"
+        case m.Billed(_, machine, cost):
+            return f"deleted {machine}" + (f", which cost {cost:.2f}" if cost else "")
         case m.Forgotten(why, _):
             return f"forgotten: {why}"
     return repr(line)

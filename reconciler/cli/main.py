@@ -23,6 +23,7 @@ from reconciler.cli import (
     run,
     status,
     submit,
+    sweep,
     validate,
     watch,
 )
@@ -74,7 +75,7 @@ def options(
     GLOBALS.ref, GLOBALS.working_tree, GLOBALS.as_json = ref, working_tree, as_json
 
 
-for module in (init, validate, plan, apply, watch, status, explain, logs, history, mind, run, submit, doctor):
+for module in (init, validate, plan, apply, watch, status, explain, logs, history, mind, run, submit, doctor, sweep):
     module.register(app)
 
 

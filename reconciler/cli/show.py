@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from datetime import datetime
 
 from reconciler.app.act import Done
 from reconciler.app.converge import Pass
 from reconciler.cli.out import first_line, say, styled, warn
-from reconciler.core.actions import Action, Verb
+from reconciler.core.actions import Action, Start, Verb
+from reconciler.core.machine import Machine
 from reconciler.core.phase import Phase
+from reconciler.core.release import Fate
 
 WAITING = frozenset({Phase.PENDING, Phase.PREEMPTED, Phase.LOST})
 _WAITING_SHOWN_MAX = 20
@@ -42,12 +45,44 @@ def show_plan(seen: Pass, *, next_step: str | None) -> None:
         say(styled(f". waits    {view.job!s:<{width}}  {first_line(view.message)}", "faint"))
     if len(waiting) > _WAITING_SHOWN_MAX:
         say(styled(f". waits    and {len(waiting) - _WAITING_SHOWN_MAX} more", "faint"))
+    for machine, fate in seen.plan.kept:
+        say(styled(f"$ kept     {machine.job!s:<{width}}  {kept(machine, fate)}", "change"))
     say(summary(seen))
+    if rent := rented(seen):
+        say(rent)
     if seen.plan.refusal is not None:
         warn(styled(seen.plan.refusal.message, "remove"))
     elif next_step and seen.plan.effects:
         exact = " exactly this" if next_step.endswith(".json") or " " in next_step.removeprefix("reconciler ") else ""
         say(f"To apply{exact}: {styled(next_step, 'bold')}")
+
+
+def kept(machine: Machine, fate: Fate) -> str:
+    """Why a machine that no attempt needs is still there, what that costs, and until when."""
+    price = f" at {machine.price_per_hour:.2f} an hour" if machine.price_per_hour else ""
+    until = datetime.fromtimestamp(fate.until).strftime(" until %H:%M:%S") if fate.until else ""
+    end = until or "; to delete it: reconciler sweep"
+    return f"{machine.shown} is kept{price}: {fate.why}{end}"
+
+
+def rented(seen: Pass) -> str:
+    """What rented machines cost now, have cost, and will cost with this plan; "" where nothing is rented."""
+    spent = seen.plan.spending
+    placements = [
+        action.effect.placement
+        for action in seen.plan.actions
+        if isinstance(action.effect, Start) and action.effect.placement is not None
+    ]
+    more = [one.price_per_hour for one in placements if one.price_per_hour is not None]
+    if not spent.machines and not more and not spent.total:
+        return ""
+    parts = [f"{spent.machines} machine{'s' * (spent.machines != 1)}, {spent.per_hour:.2f} an hour"]
+    if more:
+        parts.append(f"this plan adds {sum(more):.2f} an hour")
+    parts.append(f"{spent.total:.2f} so far")
+    if spent.unpriced or 0.0 in more:
+        parts.append("prices are missing in the inventory")
+    return f"{styled('Rented:', 'bold')} {'; '.join(parts)}."
 
 
 def line_of(action: Action, width: int) -> str:

@@ -46,7 +46,8 @@ def watch(
     stop = Stop(threading.Event())
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.ask())
-    with session(Options(frozenset(assume_empty or ()), confirm_delete)) as reconciler:
+    options = Options(frozenset(assume_empty or ()), confirm_delete, approved=False)
+    with session(options) as reconciler:
         fingerprint, woken, shut = fingerprint_of(settings(), stop.event)
         said: dict[str, str] = {}
         live = Live(quiet=False, lines_only=True)

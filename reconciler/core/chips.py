@@ -155,7 +155,8 @@ def parse_accelerator_type(text: str) -> TpuSlice:
                 f"{text!r} is a TPU7x, and the Cloud TPU API does not offer it: expected a TPU up to v6e, such as v6e-16"
             )
         known = ", ".join(name for name, entry in CHIPS.items() if entry.kind == "tpu")
-        raise ValueError(f"{text!r} is a TPU that is not known here ({chip}): expected one of {known}")
+        near = _nearest(text) or f": expected one of {known}"
+        raise ValueError(f"{text!r} is a TPU that is not known here ({chip}){near}")
     cores = 2 if chip in _TWO_CORES else 1
     if found["shape"]:
         chips = 1

@@ -34,7 +34,8 @@ class Memory:
     answer. `stop` is why we asked it to end, `stop_at` when (our clock). `spent` counts requeues per cause in this generation
     and digest; `unlucky` counts tries in a row without a lasting run. `heir_of` is the mark of a run that was
     adopted, which may be another repository's, until a launch of ours follows it. `released`: a person, or spec.deletion, let its
-    run go on unminded. `cancelled_for` is the (digest, generation) that a cancel by request is about.
+    run go on unminded. `cancelled_for` is the (digest, generation) that a cancel by request is about. `cost`: of all
+    machines that were rented for it and are deleted.
     """
 
     job: JobKey
@@ -60,11 +61,12 @@ class Memory:
     heir_of: str = ""
     released: bool = False
     cancelled_for: tuple[str, int] | None = None
+    cost: float = 0.0
 
     @property
     def blank(self) -> bool:
         """Nothing worth keeping is known."""
-        return self == Memory(self.job, attempt=self.attempt)
+        return self == Memory(self.job, attempt=self.attempt, cost=self.cost)
 
 
 # --- journal lines ----------------------------------------------------------------------------------------------------
@@ -170,6 +172,24 @@ class Requested:
 
 
 @dataclass(frozen=True, slots=True)
+class Releasing:
+    """Intent to delete a machine that was rented for the run. Written and durable before the call."""
+
+    run_id: str
+    machine: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Billed:
+    """A machine that was rented for the run is deleted. `cost` is what it came to."""
+
+    run_id: str
+    machine: str
+    cost: float
+
+
+@dataclass(frozen=True, slots=True)
 class Forgotten:
     """We stop minding the job. `released`: although a run of it may be alive, which is then left alone for good."""
 
@@ -189,6 +209,8 @@ Line = (
     | Adopted
     | Edited
     | Requested
+    | Releasing
+    | Billed
     | Forgotten
 )
 
@@ -248,7 +270,11 @@ def fold(memory: Memory, line: Line, at: float) -> Memory:
             return replace(memory, unlucky=memory.unlucky + 1, not_before=not_before, last_end=message)
         case Forgotten():
             # The attempt number survives, so that a job which comes back never reuses a run id.
-            return Memory(memory.job, attempt=memory.attempt, released=line.released)
+            return Memory(memory.job, attempt=memory.attempt, released=line.released, cost=memory.cost)
+        case Releasing():
+            return memory
+        case Billed(cost=cost):
+            return replace(memory, cost=memory.cost + cost)
     if memory.run is None or line.run_id != memory.run.run_id:
         return memory
     match line:

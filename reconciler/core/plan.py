@@ -7,10 +7,12 @@ from dataclasses import dataclass, field, replace
 
 from reconciler.core.actions import Action, Release, Start, Verb, Verdict, View
 from reconciler.core.cause import Cause
+from reconciler.core.cost import Spending, over, spending
 from reconciler.core.decide import Decode, Tended, launch, rest, tend, wait
 from reconciler.core.errors import Problem
+from reconciler.core.inventory import Limits
 from reconciler.core.job import Desired, Json
-from reconciler.core.machine import Machine
+from reconciler.core.machine import DeleteOn, Disposal, Machine
 from reconciler.core.memory import Forgotten, Line, Memory
 from reconciler.core.names import JobKey, digest_of
 from reconciler.core.observation import Gpu, Observation, Presence, Sighting
@@ -28,7 +30,7 @@ class World:
     """All that a pass knows. `hosts` are in the solver's order. `unscanned` are hosts on which jobs may run that this store
     has never looked at completely. `complete` tells that every manifest was read or its job is known to be frozen. `only` are
     the jobs to decide, None for all: what the others hold stays reserved, and they are let be. `approved`: somebody says yes to
-    what costs money, before or after seeing this plan."""
+    what costs money, before or after seeing this plan. `limits` are about that."""
 
     desired: Mapping[JobKey, Desired] = field(hash=False)
     frozen: Mapping[JobKey, Problem] = field(hash=False)
@@ -43,6 +45,7 @@ class World:
     unscanned: tuple[str, ...] = ()
     delete_allowed: int | None = None
     approved: bool = True
+    limits: Limits = field(default_factory=Limits)
     only: frozenset[JobKey] | None = None
 
 
@@ -64,6 +67,8 @@ class Plan:
     lines: tuple[tuple[JobKey, Line], ...]
     refusal: Refusal | None = None
     kept: tuple[tuple[Machine, Fate], ...] = ()
+    spending: Spending = field(default_factory=Spending)
+    """Before this plan."""
 
     @property
     def effects(self) -> tuple[Action, ...]:
@@ -113,7 +118,8 @@ def plan(world: World) -> Plan:
         )
     kept = _release(world, tended)
     _reserve(world, tended, taken)
-    verdicts = _settle(world, tended, taken)
+    spent = spending(world.hosts, world.observation, world.memories, world.owner, world.now)
+    verdicts = _settle(world, tended, taken, spent)
     actions = sorted(
         (verdict.action for verdict in verdicts.values() if verdict.action is not None),
         key=lambda action: (action.destructive, _ORDER.index(action.verb)),
@@ -126,6 +132,7 @@ def plan(world: World) -> Plan:
         lines,
         _guard(world, actions, tended),
         kept,
+        spent,
     )
 
 
@@ -169,7 +176,7 @@ def _release(world: World, tended: dict[JobKey, Tended]) -> tuple[tuple[Machine,
             seen = census.look(machine.run_id)
             if seen.alive or seen.presence is Presence.UNKNOWN:
                 continue  # minded as a run, or as a stray
-            found = fate(machine, state.memory, world.now)
+            found = fate(_as_wanted_now(world, machine), state.memory, world.now)
             if found is None:
                 continue
             if not found.delete:
@@ -181,6 +188,20 @@ def _release(world: World, tended: dict[JobKey, Tended]) -> tuple[tuple[Machine,
                 )
                 tended[key] = replace(state, action=action)
     return tuple(kept)
+
+
+def _as_wanted_now(world: World, machine: Machine) -> Machine:
+    """With the disposal that its job's manifest asks for by now; without one, the disposal that it was made with stays."""
+    desired = world.desired.get(machine.job)
+    if desired is None:
+        return machine
+    given, made = world.decode(desired.normal).tpu, machine.disposal
+    now = Disposal(
+        made.delete if given.delete_on_exit is None else DeleteOn(given.delete_on_exit),
+        made.keep_s if given.keep_for_s is None else given.keep_for_s,
+        made.ttl_s if given.ttl_s is None else given.ttl_s,
+    )
+    return replace(machine, disposal=now)
 
 
 def _reserve(world: World, tended: Mapping[JobKey, Tended], taken: Reservations) -> None:
@@ -197,7 +218,9 @@ def _reserve(world: World, tended: Mapping[JobKey, Tended], taken: Reservations)
             taken.take(memory.run.host, memory.run.gpus)
 
 
-def _settle(world: World, tended: Mapping[JobKey, Tended], taken: Reservations) -> dict[JobKey, Verdict]:
+def _settle(
+    world: World, tended: Mapping[JobKey, Tended], taken: Reservations, spent: Spending
+) -> dict[JobKey, Verdict]:
     """Each job's verdict; those that want to start are placed by priority, then by name."""
     verdicts: dict[JobKey, Verdict] = {}
     hungry: list[tuple[JobKey, Desired, Tended]] = []
@@ -214,7 +237,7 @@ def _settle(world: World, tended: Mapping[JobKey, Tended], taken: Reservations) 
             else:
                 hungry.append((key, desired, state))
     for key, desired, state in sorted(hungry, key=lambda item: (-item[1].priority, item[0])):
-        verdict = _begin(world, desired, state.memory, tended, taken)
+        verdict = _begin(world, desired, state.memory, tended, taken, spent)
         # One effect per job and pass: an adoption or a stray's end comes first, the start in the next pass.
         action = state.action or verdict.action
         verdicts[key] = replace(verdict, lines=(*state.lines, *verdict.lines), action=action)
@@ -222,6 +245,7 @@ def _settle(world: World, tended: Mapping[JobKey, Tended], taken: Reservations) 
             placement = verdict.action.effect.placement
             if placement is not None:
                 taken.take(placement.host, placement.gpus)
+                spent = spent if placement.price_per_hour is None else spent.and_(placement)
                 taken.promise(placement.host, placement.machines)
     return verdicts
 
@@ -248,7 +272,12 @@ def _unmanifested(world: World, key: JobKey, state: Tended) -> Verdict:
 
 
 def _begin(
-    world: World, desired: Desired, memory: Memory, tended: Mapping[JobKey, Tended], taken: Reservations
+    world: World,
+    desired: Desired,
+    memory: Memory,
+    tended: Mapping[JobKey, Tended],
+    taken: Reservations,
+    spent: Spending,
 ) -> Verdict:
     blocked = _dependencies(world, desired, tended)
     if blocked is not None:
@@ -262,7 +291,14 @@ def _begin(
         return wait(memory, desired, "HostNeverSeen", message, held=True)
     spec = world.decode(desired.normal)
     found = place(
-        spec.request, world.hosts, world.observation.censuses, taken, world.chip_of, spec.slurm, tries=memory.unlucky
+        spec.request,
+        world.hosts,
+        world.observation.censuses,
+        taken,
+        world.chip_of,
+        spec.slurm,
+        tries=memory.unlucky,
+        zones=spec.tpu.zones,
     )
     if isinstance(found, Unplaceable):
         verdict = wait(memory, desired, "Unplaceable", found.sentence, unplaceable=found, held=found.final)
@@ -271,6 +307,10 @@ def _begin(
             return verdict
         # A host that might have had room cannot be asked: that is for a person to see, not only a matter of waiting.
         return replace(verdict, action=Action(Verb.HOLD, desired.key, "HostUnknown", found.sentence, host=unknown[0]))
+    if found.price_per_hour is not None:
+        too_much = over(world.limits, spent, found)
+        if too_much is not None:
+            return wait(memory, desired, "OverLimit", too_much[0], held=too_much[1])
     if found.price_per_hour is not None and not world.approved:
         message = (
             f"{found.host} costs {found.price_per_hour:.2f} an hour and nobody has said yes: `reconciler apply`, or "

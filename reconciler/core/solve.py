@@ -75,7 +75,9 @@ class Placement:
     words: str = ""
     machines: tuple[tuple[str, int], ...] = ()
     price_per_hour: float | None = None
-    """What it costs while it lives; None where nothing is rented."""
+    """What it costs while it lives, 0 where that is not known; None where nothing is rented."""
+    chips: int = 0
+    """Of the machine that is rented."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,12 +130,14 @@ def place(
     slurm: SlurmOverrides = SlurmOverrides(),  # noqa: B008  frozen
     *,
     tries: int = 0,
+    zones: tuple[str, ...] = (),
 ) -> Placement | Unplaceable:
     """The first host that can hold `request` now; else the queue with the most free accelerators, to wait in; else the first
     failing rule of each.
 
     `hosts` are in the user's order. `chip_of` maps a driver's product name to a chip key. Never raises; does not reserve:
-    the caller does, once it decides to launch. `tries`: how often in a row the job was unlucky, which changes the zone.
+    the caller does, once it decides to launch. `tries`: how often in a row the job was unlucky, which changes the zone;
+    `zones` stand in place of the host's.
     """
     reasons: list[tuple[str, str]] = []
     blind: list[str] = []
@@ -145,7 +149,7 @@ def place(
             census = censuses.get(host.name)
             if census is not None and census.complete and host.rented is not None:
                 final = False
-                rent = _fit_rented(host, host.rented, census, taken, tries)
+                rent = _fit_rented(request, host, host.rented, census, taken, zones or host.rented.zones, tries)
                 if isinstance(rent, Placement):
                     return rent
                 why = rent
@@ -196,18 +200,28 @@ def _fit_queue(
     return found
 
 
-def _fit_rented(host: HostView, rented: Rented, census: Census, taken: Reservations, tries: int) -> Placement | str:
+def _fit_rented(
+    request: Request,
+    host: HostView,
+    rented: Rented,
+    census: Census,
+    taken: Reservations,
+    zones: tuple[str, ...],
+    tries: int,
+) -> Placement | str:
     """A machine of its own, where one more may be made. A leftover counts until it is seen to be gone."""
     left = sum(not census.look(machine.run_id).alive for machine in census.machines)
     used = taken.cpu_jobs.get(host.name, 0) + left
     if used >= rented.machines_max:
         leftover = f", {left} of them to be deleted" if left else ""
         return f"{used} of at most {rented.machines_max} machines exist{leftover}"
-    zone = rented.zones[tries % len(rented.zones)]
+    zone = zones[tries % len(zones)]
     price = rented.price_per_hour
     cost = f", {price:.2f} an hour" if price else ", price not known"
     words = f"{rented.chips} {rented.chip} in {zone}{cost}"
-    return Placement(host.name, None, rented.chip, {"zone": zone}, words, price_per_hour=price)
+    if request.min_chips > rented.chips:
+        words += f" (the {request.min_chips} asked count TensorCores, two to a chip)"
+    return Placement(host.name, None, rented.chip, {"zone": zone}, words, price_per_hour=price, chips=rented.chips)
 
 
 def _behind(request: Request, host: HostView, fitted: Fit) -> Placement:

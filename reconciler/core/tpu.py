@@ -264,8 +264,9 @@ class Denied:
     """The node was definitely not made, in the API's own words (`message`).
 
     capacity: the zone has no machines now. quota: ours is used up. no-quota: our limit is 0, so it never will. reservation:
-    the reserved capacity does not suffice. permission: we may not. invalid: the wish itself is wrong. busy: asked too often, or
-    another operation is in the way. `final`: the same wish will be denied until somebody changes something.
+    the reserved capacity does not suffice. permission: we may not. invalid: the wish itself is wrong. busy: asked too often,
+    another operation was in the way, or something failed on Google's side. `final`: the same wish will be denied until
+    somebody changes something.
     """
 
     kind: DeniedKind

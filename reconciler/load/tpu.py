@@ -8,6 +8,7 @@ from typing import Any
 
 from reconciler.core import tpu
 from reconciler.core.chips import unknown_accelerator_type
+from reconciler.core.quantity import seconds
 
 _Doc = Mapping[str, Any]
 # (path below the host or `spec.tpu`, message) of one thing wrong.
@@ -16,6 +17,7 @@ _Wrong = Iterator[tuple[tuple[str, ...], str]]
 _METADATA_KEY = re.compile(r"[A-Za-z0-9_-]{1,128}\Z")
 _METADATA_BYTES = 256 * 1024
 """Of one value (cloud.google.com/compute/docs/metadata)."""
+_TIME_MIN_S = 60
 _LABELS_MAX = 60
 """The API takes 64; four are kept for ours."""
 
@@ -34,6 +36,7 @@ def wrong_with(name: str, host: _Doc) -> _Wrong:
     else:
         yield (), "a TPU host needs an accelerator_type, such as v4-32 or v5litepod-16"
     yield from _tier(host)
+    yield from _times(host)
     if host.get("queued") is not None and host.get("preemptible"):
         yield (
             ("queued",),
@@ -54,6 +57,7 @@ def wrong_with(name: str, host: _Doc) -> _Wrong:
 def wrong_with_overrides(given: _Doc) -> _Wrong:
     """Everything that is wrong with `spec.tpu`."""
     yield from _tier(given)
+    yield from _times(given)
     yield from _pairs(given)
 
 
@@ -65,6 +69,14 @@ def unpriced(inventory: _Doc) -> Iterator[tuple[tuple[str, ...], str]]:
         for name, host in inventory["hosts"].items():
             if host.get("type") == "tpu" and host.get("price_per_chip_hour") is None:
                 yield ("hosts", name), f"limits.{costly[0]} needs the price of this host: write price_per_chip_hour"
+
+
+def _times(given: _Doc) -> _Wrong:
+    """The schema sees to numbers; text has a length only here."""
+    for name in ("queued", "ttl", "capacity_timeout", "boot_timeout"):
+        value = given.get(name)
+        if value is not None and seconds(value if isinstance(value, str) else int(value)) < _TIME_MIN_S:
+            yield (name,), "it is shorter than a minute"
 
 
 def _tier(given: _Doc) -> _Wrong:

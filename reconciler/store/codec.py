@@ -8,6 +8,7 @@ from typing import Any
 from reconciler.core.cause import Cause
 from reconciler.core.memory import (
     Adopted,
+    Billed,
     Deferred,
     Edited,
     Ended,
@@ -17,6 +18,7 @@ from reconciler.core.memory import (
     Line,
     Memory,
     Refused,
+    Releasing,
     Requested,
     Stopped,
     Stopping,
@@ -61,6 +63,10 @@ def dump_line(line: Line) -> tuple[str, str]:
             body = {"message": message, "not_before": not_before}
         case Requested(what, why, about):
             body = {"what": what, "why": why, "about": list(about) if about else None}
+        case Releasing(run_id, machine, why):
+            body = {"run_id": run_id, "machine": machine, "why": why}
+        case Billed(run_id, machine, cost):
+            body = {"run_id": run_id, "machine": machine, "cost": cost}
         case Forgotten(why, released):
             body = {"why": why, "released": released}
     return type(line).__name__, _json(body)
@@ -102,6 +108,10 @@ def load_line(kind: str, text: str) -> Line:
         case "Requested":
             about = body.get("about")
             return Requested(body["what"], body["why"], (about[0], about[1]) if about else None)
+        case "Releasing":
+            return Releasing(body["run_id"], body["machine"], body["why"])
+        case "Billed":
+            return Billed(body["run_id"], body["machine"], body["cost"])
         case "Forgotten":
             return Forgotten(body["why"], body.get("released", False))
     raise ValueError(f"unknown kind of journal line {kind!r}")
@@ -143,6 +153,7 @@ def dump_memory(memory: Memory) -> str:
         "pin",
         "heir_of",
         "released",
+        "cost",
     ):
         value = getattr(memory, name)
         if value:
@@ -185,6 +196,7 @@ def load_memory(job: JobKey, text: str) -> Memory:
         released=body.get("released", False),
         cancelled_for=(cancelled[0], cancelled[1]) if (cancelled := body.get("cancelled_for")) else None,
         pin_for=(pin_for[0], pin_for[1]) if pin_for else None,
+        cost=body.get("cost", 0.0),
     )
 
 
