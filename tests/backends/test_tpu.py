@@ -57,7 +57,7 @@ class World:
         self.site = TpuSite(wish, (ZONE,), fixed=False, chip="tpu-v4", chips=16, **site)
         self.backend = self.open()
 
-    def open(self) -> TpuBackend:
+    def open(self, name: str = "pod") -> TpuBackend:
         share = f"{self.root}/share"
         paths = NodePaths(
             status=f"{self.root}/status",
@@ -71,7 +71,7 @@ class World:
             return self.switches.setdefault(rank, Switch(LocalTransport(f"{node.name}-{rank}")))
 
         return TpuBackend(
-            NodeSettings("pod", paths, heartbeat_s=0.2, python=sys.executable),
+            NodeSettings(name, paths, heartbeat_s=0.2, python=sys.executable),
             self.site,
             TpuClientControl(self.tpu.world.project, endpoint=f"http://{self.tpu.grpc}"),
             open_worker=open_worker,
