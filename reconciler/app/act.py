@@ -123,7 +123,7 @@ def act(
                 work.setdefault(stop.run.host, _HostWork()).stops.append((action, stop))
             case Release() as release:
                 machine = release.machine
-                lines.append((action.job, Releasing(machine.run_id, machine.shown, action.message)))
+                lines.append((action.job, Releasing(machine.run_id, machine.shown, action.message.partition(": ")[2])))
                 work.setdefault(action.host, _HostWork()).releases.append((action, release))
             case None if action.verb is Verb.FORGET:
                 lines.append((action.job, Forgotten(action.message, released=True)))

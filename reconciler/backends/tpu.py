@@ -38,6 +38,7 @@ from reconciler.core.run import Handle, Run
 from reconciler.core.tpu import (
     Begun,
     Denied,
+    Exists,
     Listing,
     NodeWish,
     TpuNode,
@@ -132,6 +133,7 @@ class TpuBackend:
         self._gcloud = gcloud
         self._now = now
         self._workers: dict[tuple[str, str, int], Worker] = {}
+        self._since: dict[tuple[str, ...], float] = {}
         self._lacking: list[TpuNode] = []
 
     # --- submitting
@@ -153,6 +155,7 @@ class TpuBackend:
             site.disposal.ttl_s if given.ttl_s is None else given.ttl_s,
         )
         metadata = {**site.wish.metadata, **given.metadata, **metadata_of(run, disposal, site.price_per_hour)}
+        metadata.setdefault("enable-guest-attributes", "TRUE")  # by which the machines tell their host keys
         if site.keys:
             metadata["ssh-keys"] = site.keys
         wish = replace(
@@ -165,6 +168,12 @@ class TpuBackend:
         )
         if given.spot is not None or given.preemptible is not None:
             wish = replace(wish, spot=bool(given.spot), preemptible=bool(given.preemptible), reserved=False)
+        if wish.preemptible and wish.queued_s is not None:
+            raise Rejected(
+                f"{run.job} asks for a preemptible VM (spec.tpu.preemptible), and {self._settings.name} asks by queued requests, "
+                f"which make spot VMs or ordinary ones",
+                hint="Write spec.tpu.spot: true instead.",
+            )
         return wish
 
     def _name(self, run: Run) -> str:
@@ -189,7 +198,9 @@ class TpuBackend:
     def _submit(self, item: Submission) -> Accepted | Declined | None:
         wish = item.order
         assert isinstance(wish, NodeWish)
-        made = self._control.create(wish)
+        # A queued request asked for twice answers as it did the first time, also when its VM is there by now.
+        node = self._control.get(wish.zone, wish.name) if wish.queued_s is not None else None
+        made = self._control.create(wish) if node is None else Exists(node)
         if isinstance(made, Denied):
             words = {"capacity": "no capacity", "no-quota": "no quota at all", "invalid": "refused"}.get(
                 made.kind, made.kind
@@ -373,15 +384,33 @@ class TpuBackend:
                     seen, alive=False, report=Report(ReportStatus.FAILED, 0, Cause.INFRASTRUCTURE, message=message)
                 )
             return self._failed_create(seen, handle) or seen
+        if node.state is TpuState.DEGRADED and self._for_s("state", node.ident, node.word) > self._site.boot_s:
+            message = f"{machine.shown} has been {node.word} for {self._site.boot_s:.0f} s"
+            return replace(seen, broken=True, report=_lost(message))
         if node.state is not TpuState.READY or not node.endpoints:
             return seen
-        gang = gang_of(self._look_at(node, run))
+        parts = self._look_at(node, run)
+        gang = gang_of(parts)
         if gang.begun < gang.count and not gang.broken and not begun:
             left = f"its run is started on {gang.count - gang.begun} of {gang.count} workers"
             return replace(seen, unfinished=left + (f" once they answer ({gang.error})" if gang.error else ""))
         if gang.begun == 0:
             return seen  # none of them can be asked: nothing is known but that the VM is there
-        return replace(seen, alive=gang.alive, broken=gang.broken, report=gang.report, stopping=gang.stopping)
+        seen = replace(seen, alive=gang.alive, broken=gang.broken, report=gang.report, stopping=gang.stopping)
+        for rank, part in enumerate(parts):
+            # A machine that says nothing for so long has taken its part of the run with it, though the VM be READY.
+            if part.presence is Presence.UNKNOWN and self._for_s("worker", node.ident, str(rank)) > self._site.boot_s:
+                message = (
+                    f"worker {rank} of {machine.shown} has not answered for {self._site.boot_s:.0f} s: {part.error}"
+                )
+                return replace(seen, broken=True, report=_lost(message))
+            if part.presence is not Presence.UNKNOWN:
+                self._since.pop(("worker", node.ident, str(rank)), None)
+        return seen
+
+    def _for_s(self, *what: str) -> float:
+        """For how long it has been so, as far as this process has seen."""
+        return self._now() - self._since.setdefault(what, self._now())
 
     def _failed_create(self, seen: Sighting, handle: Handle) -> Sighting | None:
         operation = str(handle.native.get("operation") or "")
@@ -509,6 +538,10 @@ class TpuBackend:
         for worker in self._workers.values():
             worker.transport.close()
         self._workers.clear()
+
+
+def _lost(message: str) -> Report:
+    return Report(ReportStatus.FAILED, seq=0, cause=Cause.INFRASTRUCTURE, message=message)
 
 
 def _line(answer: object, run: Run) -> Mapping[str, Any]:

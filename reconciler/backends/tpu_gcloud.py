@@ -244,7 +244,9 @@ _ADDED = re.compile(r" ?This command is authenticated .*|\n- '@type'.*|\n- .*", 
 _NO_LOGIN = re.compile(
     r"do(?:es)? not (?:currently )?have an active account selected|gcloud auth login|no credentialed accounts", re.I
 )
-_NO_PROJECT = re.compile(r"\[core/project\]|required property \[project\]|project.* is not currently set", re.I)
+_NO_PROJECT = re.compile(r"attribute \[project\]|required property \[project\]", re.I)
+# Refused by gcloud before anything was sent, though with exit code 1.
+_UNSENT = re.compile(r"^ERROR: \(gcloud\.[\w.-]+\) (?:Error parsing|Invalid value for|argument )", re.M)
 
 
 def failure(answer: Answer) -> tuple[str, str]:
@@ -270,7 +272,8 @@ def failure(answer: Answer) -> tuple[str, str]:
         ) if said else _first(text)
     if found := _CRASH.search(text):
         return ("UNAVAILABLE" if found[1] == "ConnectionError" else "DEADLINE_EXCEEDED"), f"{found[1]}: {found[2]}"
-    return ("USAGE" if answer.returncode == 2 else "UNKNOWN"), _first(text) or f"gcloud exited with {answer.returncode}"
+    unsent = answer.returncode == 2 or _UNSENT.search(text)
+    return ("USAGE" if unsent else "UNKNOWN"), _first(text) or f"gcloud exited with {answer.returncode}"
 
 
 def _operation_of(text: str) -> tuple[str, str] | None:

@@ -42,7 +42,8 @@ def sweep(
             for host, error in unseen.items():
                 warn(f"! {host} cannot be asked: {error}")
             cost = sum(item.machine.price_per_hour or 0.0 for item in over)
-            say(f"{len(found)} machines of ours; {len(over)} that nothing needs, {cost:.2f} an hour.")
+            count = f"{len(found)} machine{'s' * (len(found) != 1)} of ours"
+            say(f"{count}; {len(over)} that nothing needs, {cost:.2f} an hour.")
         done = []
         if over and (yes or (not as_json and sys.stdin.isatty() and typer.confirm("Delete them?"))):
             done = delete(reconciler, seen, found, why="sweep", report=None if as_json else show_done)

@@ -271,6 +271,8 @@ def _alive(
         )
         return Verdict(_view(memory, run, phase, "SupervisorLost", message, report), lines)
     message = f"running on {run.host}"
+    if seen.machine is not None:
+        message += f", {seen.machine.name}" + (f"; it is {seen.machine.words}" if seen.machine.words != "READY" else "")
     if seen.queue is not None:
         message += f", {seen.queue.nodes}" if seen.queue.nodes else ""
         # Suspended, completing, ...: whatever is not simply running deserves a word.

@@ -14,6 +14,8 @@ import pytest
 
 from reconciler.app.converge import Options, Reconciler
 from reconciler.app.shipping import Bundle
+from reconciler.app.sweep import machines_of, sweep
+from reconciler.core.inventory import Limits
 from reconciler.core.machine import DeleteOn, Disposal
 from reconciler.core.phase import Phase
 from reconciler.core.solve import HostView, Rented
@@ -47,6 +49,10 @@ class Lost(Exception):
 class TpuDesk:
     """A workstation with one TPU host, v4-8 (one worker)."""
 
+    limits = Limits()
+    approve = False
+    machines_max = 1
+
     def __init__(self, root: Any, bundle: Bundle, tpu: Emulator, **site: Any) -> None:
         self.tpu, self.root = tpu, root
         self.world = World(root, bundle, tpu, **site)
@@ -63,9 +69,11 @@ class TpuDesk:
         self.reconciler = self.another()
 
     def another(self, **options: Any) -> Reconciler:
-        rented = Rented("tpu-v4", 4, 8, (ZONE, OTHER), 1, 3.22)
+        rented = Rented("tpu-v4", 4, 8, (ZONE, OTHER), self.machines_max, 3.22)
         view = HostView("pod", "tpu", "lab", {}, rented=rented)
-        self.ports = self.desk.ports(hosts=(view,), backends=lambda name: self.world.backend)
+        self.ports = self.desk.ports(
+            hosts=(view,), backends=lambda name: self.world.backend, limits=self.limits, approve=self.approve
+        )
         return Reconciler(self.ports, Options(**options))
 
     def killed(self) -> None:
@@ -341,3 +349,113 @@ def test_a_failed_run_is_tried_again_in_a_new_vm_and_then_fails(desk: TpuDesk):
     desk.want(["sh", "-c", "exit 3"], restart={"failure": 1, "backoff": {"initial": 0}})
     desk.settle(lambda: desk.is_over(Phase.FAILED))
     assert desk.creates() == 2
+
+
+def two_jobs(desk: TpuDesk) -> None:
+    request = {"chip": "tpu-v4", "min_chips": 4}
+    for name in ("one", "two"):
+        desk.desk.want(job(name, spec={"command": FOR_EVER, "grace": "1s", "request": request}))
+
+
+@pytest.mark.parametrize(
+    ("limits", "words"),
+    [
+        (Limits(max_chips=6), "limits.max_chips is 6: 0 in use, 4 more asked"),
+        (Limits(max_cost_per_hour=20.0), "limits.max_cost_per_hour is 20: 0 in use, 12.88 more asked"),
+    ],
+)
+def test_a_limit_lets_one_in_and_the_next_wait(desk: TpuDesk, limits: Limits, words: str):
+    desk.machines_max, desk.limits = 2, limits
+    desk.reconciler = desk.another()
+    two_jobs(desk)
+    desk.one_pass()
+    assert desk.creates() == 1
+    seen = desk.reconciler.look()
+    (waiting,) = [view for view in seen.plan.views if view.reason == "OverLimit"]
+    assert words.partition(":")[0] in waiting.message
+    assert "12.88" in waiting.message or "4 in use" in waiting.message
+    assert seen.plan.spending.per_hour == 12.88
+    desk.tpu.advance(120)
+    desk.one_pass()
+    assert desk.creates() == 1
+
+
+def test_a_launch_above_the_limit_is_held(desk: TpuDesk):
+    desk.limits = Limits(max_cost_per_hour=10.0)
+    desk.reconciler = desk.another()
+    desk.want(FOR_EVER)
+    desk.one_pass()
+    (view,) = desk.reconciler.look().plan.views
+    assert (view.phase, view.reason) == (Phase.HELD, "OverLimit")
+    assert desk.creates() == 0
+
+
+def test_what_was_spent_is_remembered_and_ends_at_the_limit(desk: TpuDesk):
+    desk.limits = Limits(max_cost_total=1.0)
+    desk.reconciler = desk.another()
+    desk.want(["true"])
+    desk.settle(lambda: desk.is_over(Phase.SUCCEEDED), step_s=600)
+    total = desk.reconciler.look().plan.spending.total
+    assert 1.0 < total < 12.88
+    desk.want(["true"], name="second")
+    desk.one_pass()
+    views = {view.job.name: view for view in desk.reconciler.look().plan.views}
+    assert views["second"].reason == "OverLimit"
+    assert f"{total:.2f} are spent" in views["second"].message
+    desk.killed()
+    assert desk.reconciler.look().plan.spending.total == total
+
+
+def test_a_limit_cannot_be_kept_while_a_host_cannot_be_asked(desk: TpuDesk):
+    desk.limits = Limits(max_chips=100)
+    desk.reconciler = desk.another()
+    desk.tpu.fault("ListNodes", status="UNAVAILABLE", message="away", times=None)
+    desk.want(FOR_EVER)
+    desk.one_pass()
+    assert desk.creates() == 0
+    desk.tpu.heal()
+
+
+def test_sweep_names_what_is_needed_and_deletes_the_rest_kept_ones_too(tmp_path, bundle, tpu):
+    desk = TpuDesk(tmp_path, bundle, tpu, disposal=Disposal(DeleteOn.NEVER))
+    desk.machines_max = 2
+    desk.reconciler = desk.another()
+    tpu.create("somebodys", accelerator_type="v4-8")
+    desk.want(["true"], name="over")
+    desk.settle(lambda: desk.phase() is Phase.SUCCEEDED)
+    desk.desk.want(job("alive", spec={"command": FOR_EVER, "request": {"chip": "tpu-v4", "min_chips": 4}}))
+    desk.one_pass()
+    seen = desk.reconciler.look()
+    found, unseen = machines_of(seen)
+    assert unseen == {}
+    assert {item.machine.job.name: item.fate is None for item in found} == {"over": False, "alive": True}
+    (done,) = sweep(desk.reconciler, seen, found, why="test", report=None)
+    assert done.ok
+    desk.tpu.advance(600)
+    left = {item.machine.job.name for item in machines_of(desk.reconciler.look())[0]}
+    assert left == {"alive"}
+    assert "somebodys" in tpu.nodes()
+    finish(desk)
+
+
+def test_an_edit_of_how_long_it_is_kept_reaches_a_vm_that_is_there(desk: TpuDesk):
+    desk.want(["true"], tpu={"delete_on_exit": "never"})
+    desk.settle(lambda: desk.phase() is Phase.SUCCEEDED)
+    desk.one_pass()
+    assert len(desk.tpu.nodes()) == 1
+    desk.want(["true"], tpu={"delete_on_exit": "always"})
+    desk.settle(lambda: desk.is_over(Phase.SUCCEEDED))
+    assert desk.creates() == 1
+
+
+def test_a_vm_of_a_host_that_the_inventory_has_no_longer_is_minded_by_another(desk: TpuDesk):
+    desk.want(FOR_EVER)
+    desk.one_pass()
+    desk.world.site = replace(desk.world.site, heirs_of=lambda name: name == "pod")
+    desk.world.backend = desk.world.open("renamed")
+    (machine,) = desk.world.machines()
+    assert machine.job.name == "train"
+    desk.world.site = replace(desk.world.site, heirs_of=lambda name: False)
+    desk.world.backend = desk.world.open("renamed")
+    assert desk.world.machines() == []
+    desk.world.backend = desk.world.open()

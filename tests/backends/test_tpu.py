@@ -57,7 +57,7 @@ class World:
         self.site = TpuSite(wish, (ZONE,), fixed=False, chip="tpu-v4", chips=16, **site)
         self.backend = self.open()
 
-    def open(self) -> TpuBackend:
+    def open(self, name: str = "pod") -> TpuBackend:
         share = f"{self.root}/share"
         paths = NodePaths(
             status=f"{self.root}/status",
@@ -71,7 +71,7 @@ class World:
             return self.switches.setdefault(rank, Switch(LocalTransport(f"{node.name}-{rank}")))
 
         return TpuBackend(
-            NodeSettings("pod", paths, heartbeat_s=0.2, python=sys.executable),
+            NodeSettings(name, paths, heartbeat_s=0.2, python=sys.executable),
             self.site,
             TpuClientControl(self.tpu.world.project, endpoint=f"http://{self.tpu.grpc}"),
             open_worker=open_worker,
@@ -343,3 +343,80 @@ def test_a_ready_vm_whose_workers_refuse_the_run_stays_the_runs(world: World):
     assert "1 of 4 workers" in world.see(run).unfinished
     (world.root / "status" / "general").unlink()
     assert "4 of 4 workers" in world.submit(run).words
+
+
+def test_a_worker_that_stays_silent_breaks_the_gang_after_a_while(world: World):
+    from tests.backends.sites import Hurt
+
+    known = world.start(world.run())
+    world.switches[3].hurt = Hurt.UNREACHABLE
+    assert not world.see(known).broken
+    world.tpu.advance(world.site.boot_s + 1)
+    seen = world.see(known)
+    assert seen.broken
+    assert "worker 3 of" in seen.report.message
+    world.switches[3].hurt = Hurt.NOTHING
+    assert not world.see(known).broken
+
+
+def test_a_repair_is_waited_for_and_then_given_up(world: World):
+    known = world.start(world.run())
+    world.tpu.set_state(known.handle.native["node"], "REPAIRING")
+    seen = world.see(known)
+    assert seen.alive
+    assert not seen.broken
+    world.tpu.set_state(known.handle.native["node"], "REPAIRING")
+    world.tpu.advance(world.site.boot_s + 1)
+    world.tpu.set_state(known.handle.native["node"], "REPAIRING")
+    assert world.see(known).broken
+    assert "is being deleted" in world.backend.cancel(known, reason="infrastructure", grace_s=1.0)
+    world.power_off()
+
+
+def test_a_maintenance_is_said_and_ends_nothing(world: World):
+    known = world.start(world.run())
+    world.tpu.maintenance(known.handle.native["node"])
+    seen = world.see(known)
+    assert seen.alive
+    assert "maintenance" in seen.machine.words
+
+
+def test_a_queued_request_waits_makes_its_vm_and_goes_with_it(tmp_path, bundle, tpu):
+    world = World(tmp_path, bundle, tpu, wish={"queued_s": 21600.0, "spot": True})
+    tpu.settings(wait_s=1000.0)
+    run = world.run(command=["true"])
+    answer = world.submit(run)
+    assert isinstance(answer, Accepted)
+    assert "queued request" in answer.words
+    tpu.advance(60)
+    seen = world.see(Known(run, answer.handle))
+    assert seen.alive
+    assert "waits for capacity" in seen.machine.words
+    assert isinstance(world.submit(run), Accepted)
+    assert len(tpu.queued()) == 1
+    tpu.advance(3000)
+    known = Known(run, world.submit(run).handle)
+    world.until(lambda: not world.see(known).alive)
+    (machine,) = world.machines()
+    world.backend.release(machine)
+    tpu.advance(3000)
+    assert world.machines() == []
+    assert tpu.queued() == {}
+    world.backend.close()
+
+
+def test_a_queued_request_that_fails_is_told_and_deleted(tmp_path, bundle, tpu):
+    world = World(tmp_path, bundle, tpu, wish={"queued_s": 600.0, "spot": True})
+    tpu.settings(wait_s=100000.0)
+    run = world.run()
+    answer = world.submit(run)
+    tpu.advance(2000)
+    seen = world.see(Known(run, answer.handle))
+    assert not seen.alive
+    assert seen.report.cause is Cause.CAPACITY
+    (machine,) = world.machines()
+    assert machine.dead
+    world.backend.release(machine)
+    tpu.advance(600)
+    assert tpu.queued() == {}
+    world.backend.close()

@@ -187,26 +187,25 @@ def test_every_recorded_failure_has_a_class_and_every_success_is_read() -> None:
             assert failure(found)[0] != "UNKNOWN", name
 
 
-def test_states_without_a_login_and_without_a_project() -> None:
-    """Texts of gcloud 528, read in its source: with credentials these cannot be recorded."""
-    login = Answer(
-        1,
-        "",
-        "ERROR: (gcloud.compute.tpus.tpu-vm.list) You do not currently have an active account selected.\nPlease run:\n\n"
-        "  $ gcloud auth login\n\nto obtain new credentials.\n",
+@pytest.mark.parametrize(
+    ("name", "hint"), [("no-login", "`gcloud auth login`"), ("no-project", "`gcloud config set project PROJECT`")]
+)
+def test_without_a_login_or_a_project_the_command_is_told(name: str, hint: str) -> None:
+    with pytest.raises(AccessRefused) as raised:
+        control(f"tpu-vm.create.{name}").create(WISH)
+    assert hint in raised.value.hint
+    listing = control(f"tpu-vm.list.{name}").list(ZONE)
+    assert not listing.complete
+    assert hint in listing.error
+
+
+def test_what_gcloud_itself_refuses_was_never_sent() -> None:
+    said = Answer(
+        1, "", "ERROR: (gcloud.compute.tpus.tpu-vm.create) Error parsing [tpu].\nThe [tpu] resource is not ...\n"
     )
-    project = Answer(
-        1,
-        "",
-        "ERROR: (gcloud.compute.tpus.tpu-vm.list) The required property [project] is not currently set.\nIt can be set on a per-"
-        "command basis by re-running your command with the [--project] flag.\n",
-    )
-    for said, hint in ((login, "`gcloud auth login`"), (project, "`gcloud config set project PROJECT`")):
-        refused = GcloudControl("", run=lambda argv, timeout_s, said=said: said)  # type: ignore[misc]
-        with pytest.raises(AccessRefused) as raised:
-            refused.get(ZONE, "n1")
-        assert hint in raised.value.hint
-        assert not refused.list(ZONE).complete
+    denied = GcloudControl("", run=lambda argv, timeout_s: said).create(WISH)
+    assert isinstance(denied, Denied)
+    assert (denied.kind, denied.final) == ("invalid", True)
 
 
 def test_nodes_are_read_whole() -> None:

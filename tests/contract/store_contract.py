@@ -136,6 +136,8 @@ class StoreContract:
             m.Deferred("no archive", 4.0),
             m.Adopted(run, None),
             m.Requested("suspend", "weekend"),
+            m.Releasing(run.run_id, "vm in zone", "its run succeeded"),
+            m.Billed(run.run_id, "vm in zone", 12.5),
             m.Forgotten("sold"),
         ]
         assert {type(line) for line in kinds} == set(m.Line.__args__)
