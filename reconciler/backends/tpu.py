@@ -390,13 +390,15 @@ class TpuBackend:
         if node.state is not TpuState.READY or not node.endpoints:
             return seen
         parts = self._look_at(node, run)
+        if begun:
+            parts = [_lost_record(part) if part.presence is Presence.ABSENT else part for part in parts]
         gang = gang_of(parts)
         if gang.begun < gang.count and not gang.broken and not begun:
             left = f"its run is started on {gang.count - gang.begun} of {gang.count} workers"
             return replace(seen, unfinished=left + (f" once they answer ({gang.error})" if gang.error else ""))
-        if gang.begun == 0:
-            return seen  # none of them can be asked: nothing is known but that the VM is there
-        seen = replace(seen, alive=gang.alive, broken=gang.broken, report=gang.report, stopping=gang.stopping)
+        seen = replace(seen, error=gang.error)
+        if gang.begun:  # else none of them can be asked: nothing is known but that the VM is there
+            seen = replace(seen, alive=gang.alive, broken=gang.broken, report=gang.report, stopping=gang.stopping)
         for rank, part in enumerate(parts):
             # A machine that says nothing for so long has taken its part of the run with it, though the VM be READY.
             if part.presence is Presence.UNKNOWN and self._for_s("worker", node.ident, str(rank)) > self._site.boot_s:
@@ -556,6 +558,13 @@ def _waiting(machine: Machine, run: Run) -> Sighting:
         report = Report(ReportStatus.FAILED, 0, Cause.CAPACITY, message=f"{machine.shown}: {machine.words}")
         return replace(seen, alive=False, report=report)
     return replace(seen, stopping="deleted" if machine.going else "")
+
+
+def _lost_record(part: Sighting) -> Sighting:
+    """Of a worker that had begun and knows nothing of it now. A disk that is back in a moment must not cost the run."""
+    return replace(
+        part, presence=Presence.UNKNOWN, error="it has no record of the run, which had begun on it: its disk is gone"
+    )
 
 
 def _part(record: Mapping[str, Json], worker: Worker, run: Run, rank: int, hosts: Sequence[str]) -> dict[str, Json]:
