@@ -19,6 +19,7 @@ from reconciler.core.memory import Adopted, Edited, Ended, Forgotten, Launched, 
 from reconciler.core.observation import Observation, Presence, Report, ReportStatus, Sighting
 from reconciler.core.phase import Phase
 from reconciler.core.queue import QueueJob, QueueState
+from reconciler.core.release import disposal_of, outlived
 from reconciler.core.run import Handle, Run
 from reconciler.core.solve import Placement, Unplaceable
 
@@ -257,6 +258,11 @@ def _alive(
     if seen.broken:
         why = f"a part of it ended ({report.message.partition(chr(10))[0] if report else 'no report'}); the rest is ended too"
         return _stop(memory, run, seen, Verb.CANCEL, Cause.INFRASTRUCTURE, "GangBroken", why, decode)
+    if seen.machine is not None:
+        disposal = disposal_of(seen.machine, decode(desired.normal).tpu)
+        if outlived(seen.machine, disposal, now):
+            why = f"{seen.machine.shown} has reached its ttl of {disposal.ttl_s:.0f} s"
+            return _stop(memory, run, seen, Verb.CANCEL, Cause.TIMEOUT, "TtlReached", why, decode)
     if seen.machine is not None and (seen.unfinished or not seen.machine.ready):
         verdict = _provision(memory, run, seen, seen.machine, decode, now)
         return replace(verdict, lines=(*lines, *verdict.lines))

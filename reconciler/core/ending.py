@@ -61,14 +61,15 @@ def _asked(run: Run, asked: Cause, report: Report | None) -> Ended:
 
 def _accident(run: Run, memory: Memory, seen: Sighting) -> tuple[Cause, str]:
     report = seen.report
+    given_up = memory.stop  # for this cause, by us: nobody wished it to end
+    if given_up is not None and (report is None or report.status in (ReportStatus.CANCELLED, ReportStatus.PREEMPTED)):
+        return given_up, f"{IN_WORDS[given_up]} on {run.host}: ended for that by us"
     if report is not None and report.status.final:
         cause = report.cause or (Cause.PREEMPTION if report.status is ReportStatus.PREEMPTED else Cause.FAILURE)
         return cause, report.message or f"{IN_WORDS[cause]} on {run.host}"
     known = memory.handle.native.get("boot_id") if memory.handle else None
     if isinstance(known, str) and seen.boot_id and known != seen.boot_id:
         return Cause.INFRASTRUCTURE, f"{run.host} was restarted while the run was on it"
-    if memory.stop is not None:  # we gave it up, for this cause: nobody wished it to end
-        return memory.stop, f"{IN_WORDS[memory.stop]} on {run.host}: given up before it could run"
     if report is None:
         return Cause.INFRASTRUCTURE, f"its run directory on {run.host} is gone and no process is left"
     return Cause.INFRASTRUCTURE, f"its processes on {run.host} are gone and left no final report"

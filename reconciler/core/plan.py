@@ -12,12 +12,12 @@ from reconciler.core.decide import Decode, Tended, launch, rest, tend, wait
 from reconciler.core.errors import Problem
 from reconciler.core.inventory import Limits
 from reconciler.core.job import Desired, Json
-from reconciler.core.machine import DeleteOn, Disposal, Machine
+from reconciler.core.machine import Machine
 from reconciler.core.memory import Forgotten, Line, Memory
 from reconciler.core.names import JobKey, digest_of
 from reconciler.core.observation import Gpu, Observation, Presence, Sighting
 from reconciler.core.phase import FINAL, Phase
-from reconciler.core.release import Fate, fate
+from reconciler.core.release import Fate, disposal_of, fate
 from reconciler.core.solve import HostView, Reservations, Unplaceable, place
 
 # A pass that would end more than this share of the live jobs is more likely a mistake than a wish.
@@ -176,7 +176,10 @@ def _release(world: World, tended: dict[JobKey, Tended]) -> tuple[tuple[Machine,
             seen = census.look(machine.run_id)
             if seen.alive or seen.presence is Presence.UNKNOWN:
                 continue  # minded as a run, or as a stray
-            found = fate(_as_wanted_now(world, machine), state.memory, world.now)
+            desired = world.desired.get(key)
+            if desired is not None:
+                machine = replace(machine, disposal=disposal_of(machine, world.decode(desired.normal).tpu))  # noqa: PLW2901
+            found = fate(machine, state.memory, world.now)
             if found is None:
                 continue
             if not found.delete:
@@ -188,20 +191,6 @@ def _release(world: World, tended: dict[JobKey, Tended]) -> tuple[tuple[Machine,
                 )
                 tended[key] = replace(state, action=action)
     return tuple(kept)
-
-
-def _as_wanted_now(world: World, machine: Machine) -> Machine:
-    """With the disposal that its job's manifest asks for by now; without one, the disposal that it was made with stays."""
-    desired = world.desired.get(machine.job)
-    if desired is None:
-        return machine
-    given, made = world.decode(desired.normal).tpu, machine.disposal
-    now = Disposal(
-        made.delete if given.delete_on_exit is None else DeleteOn(given.delete_on_exit),
-        made.keep_s if given.keep_for_s is None else given.keep_for_s,
-        made.ttl_s if given.ttl_s is None else given.ttl_s,
-    )
-    return replace(machine, disposal=now)
 
 
 def _reserve(world: World, tended: Mapping[JobKey, Tended], taken: Reservations) -> None:

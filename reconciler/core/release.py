@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from reconciler.core.machine import DeleteOn, Machine
+from reconciler.core.job import TpuOverrides
+from reconciler.core.machine import DeleteOn, Disposal, Machine
 from reconciler.core.memory import Memory
 from reconciler.core.phase import Phase
 
@@ -23,6 +24,21 @@ class Fate:
     until: float = 0.0
 
 
+def disposal_of(machine: Machine, given: TpuOverrides) -> Disposal:
+    """What its job's manifest asks for by now, over what it was made with: an edit reaches a machine that is there."""
+    made = machine.disposal
+    return Disposal(
+        made.delete if given.delete_on_exit is None else DeleteOn(given.delete_on_exit),
+        made.keep_s if given.keep_for_s is None else given.keep_for_s,
+        made.ttl_s if given.ttl_s is None else given.ttl_s,
+    )
+
+
+def outlived(machine: Machine, disposal: Disposal, now: float) -> bool:
+    """Has it reached its ttl? By the cloud's clock for its beginning and ours for now."""
+    return disposal.ttl_s is not None and machine.created_at > 0 and now - machine.created_at >= disposal.ttl_s
+
+
 def fate(machine: Machine, memory: Memory, now: float) -> Fate | None:
     """None for a machine that is needed, or on its way out. `memory` is that of its job."""
     if machine.going or (memory.run is not None and memory.run.run_id == machine.run_id):
@@ -30,7 +46,7 @@ def fate(machine: Machine, memory: Memory, now: float) -> Fate | None:
     if machine.dead:
         return Fate(True, f"it is {machine.words} and will not run again")
     disposal = machine.disposal
-    if disposal.ttl_s is not None and machine.created_at and now - machine.created_at >= disposal.ttl_s:
+    if outlived(machine, disposal, now):
         return Fate(True, "it has reached its ttl")
     stone = memory.tombstone
     if stone is None or stone.run_id != machine.run_id:

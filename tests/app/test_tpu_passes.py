@@ -459,3 +459,13 @@ def test_a_vm_of_a_host_that_the_inventory_has_no_longer_is_minded_by_another(de
     desk.world.backend = desk.world.open("renamed")
     assert desk.world.machines() == []
     desk.world.backend = desk.world.open()
+
+
+@pytest.mark.parametrize(("times", "phase"), [(0, Phase.FAILED), (1, Phase.RUNNING)])
+def test_a_run_that_outlives_the_ttl_of_its_vm_ends_or_goes_on_in_another(desk: TpuDesk, times: int, phase: Phase):
+    desk.want(FOR_EVER, tpu={"ttl": "2h"}, restart={"timeout": times, "backoff": {"initial": 0}})
+    desk.settle(lambda: desk.phase() is Phase.RUNNING)
+    (first,) = desk.tpu.nodes()
+    desk.tpu.advance(7200)
+    desk.settle(lambda: desk.phase() is phase and first not in desk.tpu.nodes())
+    assert desk.creates() == 1 + times
