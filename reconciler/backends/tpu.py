@@ -444,7 +444,8 @@ class TpuBackend:
         if failed is not None:
             return failed
         asked_at = item.handle.native.get("asked_at")
-        if isinstance(asked_at, (int, float)) and self._now() - asked_at < LISTED_S:
+        listed = bool(item.handle.native.get("begun"))  # else its workers could not have been told
+        if not listed and isinstance(asked_at, (int, float)) and self._now() - asked_at < LISTED_S:
             return Sighting(
                 run.run_id, Presence.UNKNOWN, error=f"{name} was asked for a moment ago, and is not listed yet"
             )

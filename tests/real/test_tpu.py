@@ -153,7 +153,7 @@ def test_preempted_in_the_middle_it_resumes_from_its_checkpoint_on_another_vm(gr
     order = [
         (call.method, call.name.rpartition("/")[2] or call.request.get("nodeId"))
         for call in group.tpu.calls()
-        if call.method in ("CreateNode", "DeleteNode")
+        if call.method in ("CreateNode", "DeleteNode") and call.code == "OK"
     ]
     assert [method for method, _ in order] == ["CreateNode", "DeleteNode", "CreateNode", "DeleteNode"]
     assert order[1][1] == old
