@@ -110,7 +110,8 @@ class TpuBackend:
     """One TPU host of the inventory. `open_worker` gives the transport of one machine of a VM, `install` brings the runtime over
     a transport, `abreast` makes calls side by side, `gcloud` gives the command by which a person would make a VM."""
 
-    capabilities: ClassVar[Capabilities] = Capabilities()
+    # One at a time: each run has a VM of its own, and what happens to one says nothing of those before it.
+    capabilities: ClassVar[Capabilities] = Capabilities(batch_max=1)
 
     def __init__(
         self,
@@ -134,7 +135,7 @@ class TpuBackend:
         self._now = now
         self._workers: dict[tuple[str, str, int], Worker] = {}
         self._since: dict[tuple[str, ...], float] = {}
-        self._lacking: list[TpuNode] = []
+        self._lacking: dict[str, TpuNode] = {}
 
     # --- submitting
 
@@ -184,7 +185,6 @@ class TpuBackend:
 
     def submit(self, submissions: Sequence[Submission]) -> Mapping[str, Accepted | Declined]:
         """Ask for the VM of each run; where it is ready, start the run on it."""
-        self._lacking = []
         results: dict[str, Accepted | Declined] = {}
         for item in submissions:
             try:
@@ -240,7 +240,8 @@ class TpuBackend:
             return lambda: worker.call("launch", document, deadline_s=LAUNCH_DEADLINE_S)
 
         answers = self._abreast({rank: launch(rank) for rank in range(count)})
-        begun, refused, failed = 0, [], []
+        self._lacking.pop(run.run_id, None)
+        begun, repeated, refused, failed = 0, 0, [], []
         for rank in range(count):
             answer = answers[rank]
             if isinstance(answer, ReconcilerError):
@@ -249,12 +250,13 @@ class TpuBackend:
             line = _line(answer, run)
             if line.get("result") in ("started", "already") and handle_from(run.run_id, run.token, line.get("handle")):
                 begun += 1
+                repeated += line.get("result") == "already"
             elif line.get("result") == "refused":
                 refused.append((rank, refusal_of(run.run_id, line, f"worker {rank} of {node.name}")))
             else:
                 failed.append(f"worker {rank} did not answer for this run")
         if any(said.reason == "missing" for _, said in refused):
-            self._lacking.append(node)
+            self._lacking[run.run_id] = node
             return Declined("missing", refused[0][1].message)
         # Any other refusal leaves the VM to its run: the next pass tries again, until the time that it may take is over.
         told = [*failed, *(said.message for _, said in refused)]
@@ -262,11 +264,11 @@ class TpuBackend:
         handle = self._handle(run)
         if begun == count:
             handle = replace(handle, native={**handle.native, "begun": True})
-        return Accepted(handle, words=words)
+        return Accepted(handle, repeated=repeated == count, words=words)
 
     def lacking(self) -> Sequence[Transport]:
-        """The workers on which the last submit found no code."""
-        return [self._worker(node, rank).transport for node in self._lacking for rank in range(len(node.endpoints))]
+        """The workers on which submits since the last look found no code."""
+        return [self._worker(node, rank).transport for node in self._lacking.values() for rank in range(len(node.endpoints))]
 
     # --- workers
 
@@ -310,6 +312,7 @@ class TpuBackend:
 
     def observe(self, look: Look) -> Census:
         """One listing per zone, and one look at the workers of each VM that is ready."""
+        self._lacking.clear()
         name = self._settings.name
         known = {item.run.run_id: item for item in look.known}
         zones = dict.fromkeys((*self._site.zones, *(self._zone(item.run) for item in look.known)))
