@@ -399,6 +399,8 @@ class TpuBackend:
         if node.state is not TpuState.READY or not node.endpoints:
             return seen
         parts = self._look_at(node, run)
+        if begun:
+            parts = [_lost_record(part) if part.presence is Presence.ABSENT else part for part in parts]
         gang = gang_of(parts)
         if known is None and gang.error:
             # Nobody minds it, and it does not tell everything: no reason to think that it waits for its start.
@@ -406,9 +408,9 @@ class TpuBackend:
         if gang.begun < gang.count and not gang.broken and not begun:
             left = f"its run is started on {gang.count - gang.begun} of {gang.count} workers"
             return replace(seen, unfinished=left + (f" once they answer ({gang.error})" if gang.error else ""))
-        if gang.begun == 0:
-            return seen  # none of them can be asked: nothing is known but that the VM is there
-        seen = replace(seen, alive=gang.alive, broken=gang.broken, report=gang.report, stopping=gang.stopping)
+        seen = replace(seen, error=gang.error)
+        if gang.begun:  # else none of them can be asked: nothing is known but that the VM is there
+            seen = replace(seen, alive=gang.alive, broken=gang.broken, report=gang.report, stopping=gang.stopping)
         for rank, part in enumerate(parts):
             # A machine that says nothing for so long has taken its part of the run with it, though the VM be READY.
             if part.presence is Presence.UNKNOWN and self._for_s("worker", node.ident, str(rank)) > self._site.boot_s:
@@ -454,7 +456,8 @@ class TpuBackend:
         if failed is not None:
             return failed
         asked_at = item.handle.native.get("asked_at")
-        if isinstance(asked_at, (int, float)) and self._now() - asked_at < LISTED_S:
+        listed = bool(item.handle.native.get("begun"))  # else its workers could not have been told
+        if not listed and isinstance(asked_at, (int, float)) and self._now() - asked_at < LISTED_S:
             return Sighting(
                 run.run_id, Presence.UNKNOWN, error=f"{name} was asked for a moment ago, and is not listed yet"
             )
@@ -568,6 +571,13 @@ def _waiting(machine: Machine, run: Run) -> Sighting:
         report = Report(ReportStatus.FAILED, 0, Cause.CAPACITY, message=f"{machine.shown}: {machine.words}")
         return replace(seen, alive=False, report=report)
     return replace(seen, stopping="deleted" if machine.going else "")
+
+
+def _lost_record(part: Sighting) -> Sighting:
+    """Of a worker that had begun and knows nothing of it now. A disk that is back in a moment must not cost the run."""
+    return replace(
+        part, presence=Presence.UNKNOWN, error="it has no record of the run, which had begun on it: its disk is gone"
+    )
 
 
 def _part(record: Mapping[str, Json], worker: Worker, run: Run, rank: int, hosts: Sequence[str]) -> dict[str, Json]:

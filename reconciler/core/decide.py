@@ -268,6 +268,9 @@ def _alive(
         return replace(verdict, lines=(*lines, *verdict.lines))
     if seen.queue is not None and phase is Phase.QUEUED:
         return Verdict(_view(memory, run, phase, seen.queue.reason or "Queued", in_queue(seen.queue), report), lines)
+    if seen.error and report is None:
+        message = f"it was started on {run.host}, and nothing is known of it: {seen.error}"
+        return Verdict(_view(memory, run, Phase.UNKNOWN, "WorkersSilent", message), lines)
     if phase is Phase.PREPARING:
         detail = report.detail if report and report.detail else "being set up"
         return Verdict(_view(memory, run, phase, "Preparing", f"{detail} on {run.host}", report), lines)
@@ -279,6 +282,8 @@ def _alive(
     message = f"running on {run.host}"
     if seen.machine is not None:
         message += f", {seen.machine.name}" + (f"; it is {seen.machine.words}" if seen.machine.words != "READY" else "")
+    if seen.error:
+        message += f"; {seen.error}"
     if seen.queue is not None:
         message += f", {seen.queue.nodes}" if seen.queue.nodes else ""
         # Suspended, completing, ...: whatever is not simply running deserves a word.

@@ -319,10 +319,12 @@ def _begin(
         if too_much is not None:
             return wait(memory, desired, "OverLimit", too_much[0], held=too_much[1])
     if found.price_per_hour is not None and not world.approved:
-        message = (
-            f"{found.host} costs {found.price_per_hour:.2f} an hour and nobody has said yes: `reconciler apply`, or "
-            f"approve: auto in the inventory"
+        costs = (
+            f"costs {found.price_per_hour:.2f} an hour"
+            if found.price_per_hour
+            else "costs money (its price is not known)"
         )
+        message = f"{found.host} {costs} and nobody has said yes: `reconciler apply`, or approve: auto in the inventory"
         return wait(memory, desired, "NeedsApproval", message, held=True)
     return launch(memory, desired, found)
 
