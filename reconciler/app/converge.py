@@ -32,6 +32,7 @@ class Options:
     assume_empty: frozenset[str] = frozenset()
     delete_allowed: int | None = None
     approved: bool = True
+    scan_rented: bool = False
     only: frozenset[JobKey] | None = None
 
 
@@ -133,6 +134,9 @@ class Reconciler:
         state = _checked(state, minded, only, ports)
         hungry = _hungry(state.desired, memories, only)
         looks = _looks(hungry, minded, unscanned, ports)
+        if self._options.scan_rented:
+            rented = {view.name for view in ports.hosts if view.rented is not None}
+            looks |= {host: replace(look, scan=True) for host, look in looks.items() if host in rented}
         censuses = self._observe(looks, tick)
         world = self._world(state, memories, unscanned, censuses)
         made = plan(world)

@@ -55,6 +55,7 @@ CANCEL_DEADLINE_S = 60.0
 LAUNCH_DEADLINE_S = 120.0
 # A create that was answered shows up in listings a moment later; seen missing before that, it proves nothing.
 LISTED_S = 120.0
+EVERY_ZONE = "-"
 PRICE_DENIED = {
     "capacity": Cause.CAPACITY,
     "reservation": Cause.CAPACITY,
@@ -316,7 +317,15 @@ class TpuBackend:
         name = self._settings.name
         known = {item.run.run_id: item for item in look.known}
         zones = dict.fromkeys((*self._site.zones, *(self._zone(item.run) for item in look.known)))
-        found = self._find([self._control.list(zone) for zone in zones])
+        listings = [self._control.list(zone) for zone in zones]
+        if look.scan:
+            # Also what lies in zones that the inventory does not name (any more). Only a bonus: what cannot be asked there
+            # holds nobody up here.
+            every = self._control.list(EVERY_ZONE)
+            elsewhere = tuple(node for node in every.nodes if node.zone not in zones)
+            waiting = tuple(request for request in every.requests if request.zone not in zones)
+            listings.append(Listing(EVERY_ZONE, elsewhere, waiting))
+        found = self._find(listings)
         sightings: dict[str, Sighting] = {}
         for run_id, (node, run) in found.nodes.items():
             machine = next(one for one in found.machines if one.run_id == run_id)
@@ -396,6 +405,9 @@ class TpuBackend:
         if begun:
             parts = [_lost_record(part) if part.presence is Presence.ABSENT else part for part in parts]
         gang = gang_of(parts)
+        if known is None and gang.error:
+            # Nobody minds it, and it does not tell everything: no reason to think that it waits for its start.
+            return Sighting(run.run_id, Presence.UNKNOWN, run=run, machine=machine, error=gang.error)
         if gang.begun < gang.count and not gang.broken and not begun:
             left = f"its run is started on {gang.count - gang.begun} of {gang.count} workers"
             return replace(seen, unfinished=left + (f" once they answer ({gang.error})" if gang.error else ""))

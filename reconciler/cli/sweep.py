@@ -21,18 +21,19 @@ def sweep(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Delete what nothing needs, without asking.")] = False,
     as_json: Json = False,
 ) -> int:
-    """List every rented machine of ours in every zone of the inventory, and delete those that nothing needs: kept ones too.
+    """List every rented machine of ours, in any zone, and delete those that nothing needs: kept ones too.
 
     `apply` and `watch` delete what is not kept by themselves. Without --yes and without a terminal this only lists.
     Exit codes: 0 nothing is left over; 2 something is; 4 a host could not be asked, or a deletion did not work.
     """
+    from reconciler.app.converge import Options
     from reconciler.app.sweep import machines_of
     from reconciler.app.sweep import sweep as delete
     from reconciler.cli.out import emit, say, warn
     from reconciler.cli.show import show_done
 
     as_json = as_json or GLOBALS.as_json
-    with session() as reconciler:
+    with session(Options(scan_rented=True)) as reconciler:
         seen = reconciler.look()
         found, unseen = machines_of(seen)
         over = [item for item in found if item.fate is not None]

@@ -238,6 +238,7 @@ def fold(memory: Memory, line: Line, at: float) -> Memory:
                 cancelled=False,
                 pin=run.commit,
                 pin_for=(run.digest, run.generation),
+                released=False,
             )
         case Adopted(run=run, handle=handle):
             return replace(
@@ -255,6 +256,7 @@ def fold(memory: Memory, line: Line, at: float) -> Memory:
                 pin=run.commit,
                 pin_for=(run.digest, run.generation),
                 heir_of=run.owner,
+                released=False,
             )
         case Requested(what=what):
             return replace(

@@ -158,6 +158,8 @@ def _strays(world: World) -> dict[JobKey, Sighting]:
                 continue
             if not seen.alive and memory is not None and run.attempt <= memory.attempt:
                 continue
+            if seen.machine is not None and _is_over(memory, run.run_id, run.attempt):
+                continue  # its machine is a leftover; what it does not tell any more (a wiped disk) does not bring the run back
             best = found.get(run.job)
             if best is None or (seen.alive, run.attempt) > (best.alive, best.run.attempt if best.run else 0):
                 found[run.job] = replace(seen, run=replace(run, host=host))
@@ -174,7 +176,12 @@ def _release(world: World, tended: dict[JobKey, Tended]) -> tuple[tuple[Machine,
                 continue
             state = tended.get(key) or Tended(world.memories.get(key) or Memory(key), ())
             seen = census.look(machine.run_id)
-            if seen.alive or seen.presence is Presence.UNKNOWN:
+            may_live = seen.alive or seen.presence is Presence.UNKNOWN
+            if may_live and state.memory.released:
+                kept.append((machine, Fate(False, "its run was let go of, and may run on")))
+                continue
+            attempt = seen.run.attempt if seen.run is not None else 0
+            if may_live and not (attempt and _is_over(state.memory, machine.run_id, attempt)):
                 continue  # minded as a run, or as a stray
             desired = world.desired.get(key)
             if desired is not None:
@@ -191,6 +198,13 @@ def _release(world: World, tended: dict[JobKey, Tended]) -> tuple[tuple[Machine,
                 )
                 tended[key] = replace(state, action=action)
     return tuple(kept)
+
+
+def _is_over(memory: Memory | None, run_id: str, attempt: int) -> bool:
+    """Do we know that this attempt has ended? Every attempt up to the newest has, but the open one."""
+    if memory is None or (memory.run is not None and memory.run.run_id == run_id):
+        return False
+    return attempt <= memory.attempt
 
 
 def _reserve(world: World, tended: Mapping[JobKey, Tended], taken: Reservations) -> None:
@@ -254,8 +268,9 @@ def _unmanifested(world: World, key: JobKey, state: Tended) -> Verdict:
             View(key, phase, "Frozen", why, attempt=state.memory.attempt, frozen=True), state.lines, state.action
         )
     stone = state.memory.tombstone
-    if state.memory.blank or (stone is not None and stone.cause is not Cause.DELETED):
-        # How it ended is kept: should its manifest come back (a revert), the job must not run a second time.
+    if state.memory.blank or state.memory.released or (stone is not None and stone.cause is not Cause.DELETED):
+        # How it ended is kept: should its manifest come back (a revert), the job must not run a second time. So is that a run of
+        # it was let go of: else the next look would find it by its mark, and remove it.
         return Verdict(None, state.lines, state.action)
     return Verdict(None, (*state.lines, Forgotten("its manifest is gone and nothing of it runs")), state.action)
 
@@ -278,6 +293,9 @@ def _begin(
     if world.unscanned and (memory.attempt == 0 or memory.heir_of):
         message = _never_seen(world)
         return wait(memory, desired, "HostNeverSeen", message, held=True)
+    leaving = _leaving(world, desired.key)
+    if leaving is not None:
+        return wait(memory, desired, "MachineLeaving", leaving)
     spec = world.decode(desired.normal)
     found = place(
         spec.request,
@@ -309,6 +327,18 @@ def _begin(
         message = f"{found.host} {costs} and nobody has said yes: `reconciler apply`, or approve: auto in the inventory"
         return wait(memory, desired, "NeedsApproval", message, held=True)
     return launch(memory, desired, found)
+
+
+def _leaving(world: World, key: JobKey) -> str | None:
+    """A machine on which an earlier attempt of the job may still live for a moment, while it is being deleted."""
+    for census in world.observation.censuses.values():
+        for machine in census.machines:
+            if machine.job != key or machine.owner != world.owner or machine.dead:
+                continue
+            seen = census.look(machine.run_id)
+            if machine.going or seen.alive or seen.presence is Presence.UNKNOWN:
+                return f"{machine.shown} of an earlier attempt is {machine.words}; the next one starts once it is gone"
+    return None
 
 
 def _never_seen(world: World) -> str:

@@ -6,6 +6,7 @@ touched.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -469,3 +470,74 @@ def test_a_run_that_outlives_the_ttl_of_its_vm_ends_or_goes_on_in_another(desk: 
     desk.tpu.advance(7200)
     desk.settle(lambda: desk.phase() is phase and first not in desk.tpu.nodes())
     assert desk.creates() == 1 + times
+
+
+def test_a_finished_job_whose_kept_vm_lost_its_disk_is_not_run_again(tmp_path, bundle, tpu):
+    desk = TpuDesk(tmp_path, bundle, tpu, disposal=Disposal(DeleteOn.NEVER))
+    desk.want(["true"])
+    desk.settle(lambda: desk.phase() is Phase.SUCCEEDED)
+    desk.one_pass()
+    shutil.rmtree(tmp_path / "status")
+    for _ in range(3):
+        desk.one_pass()
+        assert desk.phase() is Phase.SUCCEEDED
+        desk.tpu.advance(60)
+    finish(desk)
+
+
+def test_a_finished_job_whose_kept_vm_does_not_answer_is_not_run_again(tmp_path, bundle, tpu):
+    from tests.backends.sites import Hurt
+
+    desk = TpuDesk(tmp_path, bundle, tpu, disposal=Disposal(DeleteOn.NEVER))
+    desk.want(["true"])
+    desk.settle(lambda: desk.phase() is Phase.SUCCEEDED)
+    desk.one_pass()
+    desk.world.switches[0].hurt = Hurt.UNREACHABLE
+    for _ in range(3):
+        desk.one_pass()
+        assert desk.phase() is Phase.SUCCEEDED
+        desk.tpu.advance(60)
+    assert len(desk.tpu.nodes()) == 1
+    desk.world.switches[0].hurt = Hurt.NOTHING
+    finish(desk)
+
+
+def test_with_room_for_two_the_next_attempt_waits_for_the_vm_of_the_last(desk: TpuDesk):
+    desk.machines_max = 2
+    desk.reconciler = desk.another()
+    desk.want(FOR_EVER)
+    desk.settle(lambda: desk.phase() is Phase.RUNNING)
+    desk.want(["sleep", "601"])
+    seen: list[int] = []
+
+    def replaced() -> bool:
+        seen.append(len(desk.tpu.nodes()))
+        views = desk.reconciler.look().plan.views
+        return views[0].phase is Phase.RUNNING and views[0].attempt == 2
+
+    desk.settle(replaced)
+    assert max(seen) == 1
+
+
+def test_an_orphan_runs_on_is_said_and_its_vm_goes_when_it_has_ended(desk: TpuDesk):
+    desk.want(["sh", "-c", f"until [ -e {desk.root}/go ]; do sleep 0.05; done"], deletion="orphan")
+    desk.settle(lambda: desk.phase() is Phase.RUNNING)
+    desk.drop()
+    desk.one_pass()
+    desk.one_pass()
+    ((_, fate),) = desk.reconciler.look().plan.kept
+    assert "let go of" in fate.why
+    (desk.root / "go").touch()
+    desk.settle(lambda: not desk.tpu.nodes())
+
+
+def test_sweep_finds_what_lies_in_a_zone_that_the_inventory_names_no_longer(desk: TpuDesk):
+    desk.want(FOR_EVER)
+    desk.one_pass()
+    desk.desk.manifests.clear()
+    desk.forget_all()
+    desk.world.site = replace(desk.world.site, zones=(OTHER,))
+    desk.world.backend = desk.world.open()
+    desk.reconciler = desk.another(scan_rented=True, delete_allowed=1)
+    found, _ = machines_of(desk.reconciler.look())
+    assert [item.machine.zone for item in found] == [ZONE]
