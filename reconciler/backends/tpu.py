@@ -17,7 +17,15 @@ from reconciler.backends.gang import gang_of
 from reconciler.backends.node_answers import Answer, census_from, handle_from, refusal_of
 from reconciler.backends.node_call import NodeCall, NodeSettings, record_of
 from reconciler.backends.tpu_control import Control
-from reconciler.backends.tpu_marks import is_of, labels_of, machine_of, metadata_of, run_of, waiting_machine
+from reconciler.backends.tpu_marks import (
+    is_anothers,
+    is_of,
+    labels_of,
+    machine_of,
+    metadata_of,
+    run_of,
+    waiting_machine,
+)
 from reconciler.core.cause import Cause
 from reconciler.core.errors import OutcomeUnknown, ReconcilerError, Rejected
 from reconciler.core.job import Json, TpuOverrides
@@ -216,6 +224,12 @@ class TpuBackend:
                 f"{wish.zone} has a VM {wish.name} already, which was not made for this run: it is left alone. Delete it, or "
                 f"rename the host",
             )
+        if is_anothers(made.node or made.request, item.run):
+            return Declined(
+                "claimed",
+                f"{wish.zone} has the VM {wish.name} of this run already, made by another reconciler with a state of its own: it "
+                f"is left alone",
+            )
         if made.node is None or made.node.state is not TpuState.READY or not made.node.endpoints:
             return Accepted(self._handle(item.run), repeated=True)
         return self._launch(item, made.node)
@@ -269,7 +283,9 @@ class TpuBackend:
 
     def lacking(self) -> Sequence[Transport]:
         """The workers on which submits since the last look found no code."""
-        return [self._worker(node, rank).transport for node in self._lacking.values() for rank in range(len(node.endpoints))]
+        return [
+            self._worker(node, rank).transport for node in self._lacking.values() for rank in range(len(node.endpoints))
+        ]
 
     # --- workers
 
@@ -487,6 +503,8 @@ class TpuBackend:
             if self._site.wish.queued_s is not None and not self._site.fixed:
                 self._control.delete_request(zone, name)
             return "already gone"
+        if is_anothers(node, run):
+            raise Rejected(f"{name} in {zone} was made by another reconciler with a state of its own; it is left alone")
         if node.state is not TpuState.READY or not node.endpoints or force:
             return self._delete(node)
         signalled, gone, failed = self._signal(node, run, reason, grace_s)

@@ -55,6 +55,12 @@ def is_of(labels: Mapping[str, str], run: Run) -> bool:
     return labels_of(run).items() <= labels.items()
 
 
+def is_anothers(thing: TpuNode | TpuRequest | None, run: Run) -> bool:
+    """Does its metadata tell of another attempt to make this very run, by somebody with a state of their own?"""
+    made_for = run_of(thing) if thing is not None else None
+    return made_for is not None and (made_for.run_id, made_for.token) != (run.run_id, run.token)
+
+
 def machine_of(node: TpuNode, run: Run, *, wait_s: float | None) -> Machine:
     """The VM as the plan sees it."""
     plain = node.state in (TpuState.COMING, TpuState.READY, TpuState.GOING)

@@ -14,12 +14,11 @@ from typing import Any
 
 import pytest
 
-from reconciler.backends.tpu import TpuBackend
-from reconciler.core.errors import Unreachable
+from reconciler.backends.tpu_client import Patience, TpuClientControl
+from reconciler.core.errors import Rejected
 from reconciler.core.observation import Presence, ReportStatus
 from reconciler.core.protocols import Accepted, Backend, Declined, Known, Look, Submission
 from reconciler.core.run import Run
-from reconciler.core.tpu import node_name
 from tests.backends.sites import DEADLINE_S, Hurt
 from tests.backends.test_tpu import OTHER, ZONE, World
 from tests.contract.backend_contract import BackendContract
@@ -49,6 +48,9 @@ class TpuContractSite:
 
     def open(self) -> Backend:
         backend = self.world.open()
+        backend._control = TpuClientControl(
+            self.tpu.world.project, endpoint=f"http://{self.tpu.grpc}", patience=Patience(tries_s=0.5, pause_s=0.05)
+        )
         submit = backend.submit
 
         def until_begun(submissions: Sequence[Submission]) -> Mapping[str, Accepted | Declined]:
@@ -123,3 +125,90 @@ class TestTpu(BackendContract):
         known = super().start(backend, run)
         self._site.until(lambda: self._site.began(backend, run))
         return known
+
+    # --- where a machine made for the run changes what is promised
+
+    def test_a_batch_is_one_call_and_is_answered_run_by_run(self, site, backend):
+        """Each run has a VM of its own: a batch is one run, so that an error at one says nothing of another."""
+        assert backend.capabilities.batch_max == 1
+
+    def test_a_new_attempt_is_declined_while_an_older_one_lives(self, site, backend):
+        old, new = self.run(site, "endless"), self.run(site, "endless", attempt=2)
+        self.start(backend, old)
+        self.is_not_started(backend, new, "attempt 1")
+
+    def test_an_older_attempt_is_fenced_off_by_a_newer_one(self, site, backend):
+        old, new = self.run(site, "quick"), self.run(site, "quick", attempt=2)
+        self.start(backend, new)
+        self.ended(site, backend, new)
+        self.is_not_started(backend, old, "attempt 2")
+
+    def test_a_job_of_the_same_name_with_another_mark_is_declined_unless_taken_over(self, site, backend):
+        theirs = self.run(site, "quick", owner="theirs")
+        self.start(backend, theirs)
+        self.ended(site, backend, theirs)
+        ours = self.run(site, "quick", attempt=2)
+        self.is_not_started(backend, ours, "take-over")
+        answer = backend.submit([self.render(backend, ours, heir_of="theirs")])[ours.run_id]
+        assert answer.handle.native["begun"]
+
+    def is_not_started(self, backend: Backend, run: Run, why: str) -> None:
+        """Its VM is there by the time its worker refuses, and is the run's until boot_timeout is over: then it is given up."""
+        answer = backend.submit([self.render(backend, run)])[run.run_id]
+        assert isinstance(answer, Accepted)
+        assert "started on 0 of 1 workers" in answer.words
+        assert why in answer.words
+        seen = self.see(backend, run)
+        assert seen.report is None
+        assert seen.unfinished
+
+    @pytest.mark.skip(reason="a VM costs as long as it exists: every look lists it, whether its run has ended or not")
+    def test_a_scan_finds_what_has_finished_and_a_plain_look_does_not_list_it(self, site, backend): ...
+
+    def test_a_probe_says_what_the_host_has(self, site, backend):
+        """Nothing, until something is rented: what may be made is in the inventory."""
+        assert backend.observe(Look(probe=True)).capacity is not None
+
+    def test_a_launch_whose_answer_is_lost_is_found_by_looking(self, site, backend):
+        run = self.run(site, "endless")
+        with site.cut_after():
+            assert backend.submit([self.render(backend, run)]) == {}  # not answered: only a look tells
+        seen = self.see(backend, run)
+        assert seen.alive
+        assert seen.run == run
+
+    def test_a_launch_that_reached_nobody_says_so(self, site, backend):
+        """UNAVAILABLE does not tell whether the service acted, so that this too is not answered."""
+        run = self.run(site, "endless")
+        with site.unreachable():
+            assert backend.submit([self.render(backend, run)]) == {}
+        assert self.see(backend, run).presence is Presence.ABSENT
+
+    def test_while_it_ends_it_is_seen_to_be_stopping(self, site, backend):
+        known = self.start(backend, self.run(site, "deaf"))
+        backend.cancel(known, reason="deleted", grace_s=5.0)
+        seen = self.see(backend, known.run)
+        assert seen.alive
+        assert seen.stopping == "deleted"
+        assert "is being deleted" in backend.cancel(known, reason="deleted", grace_s=0.0, force=True)
+        site.tpu.advance(600)
+        assert self.see(backend, known.run).presence is Presence.ABSENT  # with its VM
+
+    @pytest.mark.skip(reason="without a VM there is no log, and that is said instead of showing an empty one")
+    def test_a_log_that_was_never_written_is_empty(self, site, backend): ...
+
+    # --- the same for machines
+
+    def test_another_reconcilers_vm_of_the_same_run_is_neither_started_nor_deleted(self, site, backend):
+        """Two clones with a state each want the same run: labels are the same, tokens are not."""
+        site.patient = False
+        theirs = self.run(site, "endless")
+        assert isinstance(backend.submit([self.render(backend, theirs)])[theirs.run_id], Accepted)
+        ours = replace(theirs, token="ours")
+        answer = backend.submit([self.render(backend, ours)])[ours.run_id]
+        assert isinstance(answer, Declined)
+        assert answer.reason == "claimed"
+        with pytest.raises(Rejected):
+            backend.cancel(Known(ours), reason="cancelled", grace_s=0.0, force=True)
+        site.tpu.advance(600)
+        assert len(site.tpu.nodes()) == 1
