@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from measure import REPOSITORY, Cpu, Row, machine
 
-FIGURES = ("startup", "local_jobs", "noop", "ssh_launch", "pickup", "validation", "slurm")
+FIGURES = ("startup", "local_jobs", "noop", "ssh_launch", "pickup", "validation", "slurm", "tpu")
 BEGIN, END = "<!-- {}: made by benchmarks/run.py -->", "<!-- end of {} -->"
 DOCUMENT = REPOSITORY / "docs" / "benchmarks.md"
 

@@ -330,7 +330,7 @@ def test_watch_makes_nothing_that_costs_money_without_a_yes(group: Cloud):
 
 def test_a_host_named_like_its_vm_takes_one_job_after_another(group: Cloud):
     """The original's form: the host is the VM, with zone, type and version, and no more of it than the emulator needs."""
-    group.make(group.inventory(name="pod-32", per_run=None, poll=None))
+    group.make(group.inventory(name="pod-32", per_run=None))
     for name in ("a", "b"):
         group.train(name, f"echo $RECONCILER_JOB >> {group.shared}/ran-$RECONCILER_NODE_RANK")
     group.commit()
