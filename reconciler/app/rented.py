@@ -42,7 +42,13 @@ def rented_of(host: TpuHost) -> Rented:
 
 
 def open_tpu(
-    host: TpuHost, node: NodeSettings, *, folder: Path, install: Callable[[Transport], None], inventory: Inventory
+    host: TpuHost,
+    node: NodeSettings,
+    *,
+    folder: Path,
+    install: Callable[[Transport], None],
+    inventory: Inventory,
+    owner: str,
 ) -> TpuBackend:
     """The backend of a TPU host. `folder` keeps what ssh has to know of its VMs. Raises AccessRefused with the command to run
     where nothing speaks to Google Cloud."""
@@ -72,6 +78,8 @@ def open_tpu(
         fixed=not host.per_run,
         chip=kind.chip,
         chips=kind.chips,
+        hosts=kind.hosts,
+        project=host.project or "",
         disposal=Disposal(DeleteOn(host.delete_on_exit), host.keep_for_s, host.ttl_s),
         price_per_hour=price,
         capacity_s=host.capacity_timeout_s,
@@ -86,6 +94,7 @@ def open_tpu(
         open_worker=_opener(host, control, user, folder),
         install=install,
         abreast=abreast,
+        owner=owner,
         gcloud=lambda wish: create_argv(wish, host.project or "PROJECT"),
     )
 

@@ -125,7 +125,7 @@ def open_ports(settings: Settings) -> Iterator[Ports]:
     owner = _owner(place, cache_dir)
     inventory = read_inventory(settings, place)
     store = SqliteStore(_state_base(settings) / owner[:16] / "state.sqlite")
-    hosts = Hosts(inventory, machines_folder(settings))
+    hosts = Hosts(inventory, machines_folder(settings), owner)
     try:
         yield Ports(
             source=ManifestSource(
@@ -205,9 +205,10 @@ def secrets_of(inventory: Inventory, root: Path) -> Callable[[JobSpec, str], Map
 class Hosts:
     """Backends and transports by host, opened when first used. Each is used by its host's lane only."""
 
-    def __init__(self, inventory: Inventory, folder: Path) -> None:
+    def __init__(self, inventory: Inventory, folder: Path, owner: str = "") -> None:
         self._inventory = inventory
         self._folder = folder
+        self._owner = owner
         self._transports: dict[str, Transport] = {}
         self._backends: dict[str, Backend] = {}
         self._shipping: dict[str, HostShipping | MachinesShipping] = {}
@@ -301,6 +302,7 @@ class Hosts:
             folder=self._folder / host.name,
             install=lambda transport: install_on(transport, cluster.share, bundle),
             inventory=self._inventory,
+            owner=self._owner,
         )
         self._backends[host.name] = backend
         self._shipping[host.name] = MachinesShipping(host.name, cluster.share, backend.lacking)

@@ -11,11 +11,10 @@ import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from reconciler.backends.gang import gang_of
-from reconciler.backends.node_answers import Answer, census_from, handle_from, refusal_of
-from reconciler.backends.node_call import NodeCall, NodeSettings, record_of
+from reconciler.backends.node_call import NodeSettings, record_of
 from reconciler.backends.tpu_control import Control
 from reconciler.backends.tpu_marks import (
     is_anothers,
@@ -26,6 +25,8 @@ from reconciler.backends.tpu_marks import (
     run_of,
     waiting_machine,
 )
+from reconciler.backends.tpu_refusals import of_request
+from reconciler.backends.tpu_workers import Abreast, Workers
 from reconciler.core.cause import Cause
 from reconciler.core.errors import OutcomeUnknown, ReconcilerError, Rejected
 from reconciler.core.job import Json, TpuOverrides
@@ -56,36 +57,31 @@ from reconciler.core.tpu import (
     taken_back,
 )
 from reconciler.core.transport import Transport
-from runtime import ranks
 
-OBSERVE_DEADLINE_S = 60.0
-CANCEL_DEADLINE_S = 60.0
-LAUNCH_DEADLINE_S = 120.0
 # A create that was answered shows up in listings a moment later; seen missing before that, it proves nothing.
 LISTED_S = 120.0
 EVERY_ZONE = "-"
-PRICE_DENIED = {
+CAUSES = {
     "capacity": Cause.CAPACITY,
     "reservation": Cause.CAPACITY,
     "quota": Cause.QUOTA,
-    "no-quota": Cause.QUOTA,
+    "no-quota": Cause.REFUSED,  # it would say so at every try
 }
-
-Abreast = Callable[[Mapping[int, Callable[[], object]]], Mapping[int, object]]
-"""Make calls side by side; what one raises of ReconcilerError is its result."""
 
 
 @dataclass(frozen=True, slots=True)
 class TpuSite:
     """What the inventory says of the host beyond its paths. `wish` is the VM without name, zone, and what is ours in it. `fixed`:
     the host's name is the VM's, else each run's VM has the run's name. `capacity_s` and `boot_s`: how long a VM may take to
-    come, and then to be reachable with its run begun."""
+    come, and then to be reachable with its run begun. `hosts`: how many machines a VM has."""
 
     wish: NodeWish
     zones: tuple[str, ...]
     fixed: bool
     chip: str
     chips: int
+    hosts: int = 1
+    project: str = ""
     disposal: Disposal = field(default_factory=Disposal)
     price_per_hour: float | None = None
     capacity_s: float = 3600.0
@@ -96,20 +92,11 @@ class TpuSite:
     """What `ssh-keys` of a new VM says: USER:KEY, "" to leave it to the project."""
 
 
-@dataclass(frozen=True, slots=True)
-class Worker:
-    """One machine of one VM: its transport, and its node verbs."""
-
-    transport: Transport
-    call: NodeCall
-    settings: NodeSettings
-
-
 @dataclass(slots=True)
 class _Found:
     """One look at all zones: our VMs and waiting requests by run id."""
 
-    nodes: dict[str, tuple[TpuNode, Run]] = field(default_factory=dict)
+    nodes: dict[str, tuple[TpuNode, Run, Machine]] = field(default_factory=dict)
     machines: list[Machine] = field(default_factory=list)
     waiting: dict[str, tuple[Machine, Run]] = field(default_factory=dict)
     errors: list[str] = field(default_factory=list)
@@ -117,7 +104,8 @@ class _Found:
 
 class TpuBackend:
     """One TPU host of the inventory. `open_worker` gives the transport of one machine of a VM, `install` brings the runtime over
-    a transport, `abreast` makes calls side by side, `gcloud` gives the command by which a person would make a VM."""
+    a transport, `abreast` makes calls side by side, `gcloud` gives the command by which a person would make a VM.
+    Only VMs of `owner` are looked at, "" for everybody's."""
 
     # One at a time: each run has a VM of its own, and what happens to one says nothing of those before it.
     capabilities: ClassVar[Capabilities] = Capabilities(batch_max=1)
@@ -132,17 +120,17 @@ class TpuBackend:
         install: Callable[[Transport], None],
         abreast: Abreast,
         gcloud: Callable[[NodeWish], Sequence[str]] = lambda _: (),
+        owner: str = "",
         now: Callable[[], float] = time.time,
     ) -> None:
         self._settings = settings
         self._site = site
         self._control = control
-        self._open_worker = open_worker
-        self._install = install
-        self._abreast = abreast
+        self._workers = Workers(settings, open_worker, install, abreast)
+        self._places: dict[str, tuple[str, str]] = {}
         self._gcloud = gcloud
+        self._owner = owner
         self._now = now
-        self._workers: dict[tuple[str, str, int], Worker] = {}
         self._since: dict[tuple[str, ...], float] = {}
         self._lacking: dict[str, TpuNode] = {}
 
@@ -168,10 +156,11 @@ class TpuBackend:
         metadata.setdefault("enable-guest-attributes", "TRUE")  # by which the machines tell their host keys
         if site.keys:
             metadata["ssh-keys"] = site.keys
+        zone, name = self._place(run)
         wish = replace(
             site.wish,
-            name=self._name(run),
-            zone=self._zone(run),
+            name=name,
+            zone=zone,
             version=given.version or site.wish.version,
             labels={**site.wish.labels, **given.labels, **labels_of(run)},
             metadata=metadata,
@@ -186,11 +175,14 @@ class TpuBackend:
             )
         return wish
 
-    def _name(self, run: Run) -> str:
-        return self._settings.name if self._site.fixed else node_name(run.run_id)
-
-    def _zone(self, run: Run) -> str:
-        return str(run.place.get("zone") or self._site.zones[0])
+    def _place(self, run: Run, handle: Handle | None = None) -> tuple[str, str]:
+        """(zone, name) of the run's VM: where it was seen, else where it was asked for, else what follows from the run. The
+        inventory may have changed since."""
+        if run.run_id in self._places:
+            return self._places[run.run_id]
+        native = handle.native if handle is not None else {}
+        name = str(native.get("node") or (self._settings.name if self._site.fixed else node_name(run.run_id)))
+        return str(native.get("zone") or run.place.get("zone") or self._site.zones[0]), name
 
     def submit(self, submissions: Sequence[Submission]) -> Mapping[str, Accepted | Declined]:
         """Ask for the VM of each run; where it is ready, start the run on it."""
@@ -217,7 +209,8 @@ class TpuBackend:
             return Declined(made.kind, f"{wish.zone}: {words}: {made.message}", final=made.final)
         if isinstance(made, Begun):
             queue = "asked for by a queued request" if wish.queued_s is not None else "being made"
-            return Accepted(self._handle(item.run, made.operation), words=f"{wish.name} in {wish.zone} is {queue}")
+            handle = self._handle(item.run, operation=made.operation)
+            return Accepted(handle, words=f"{wish.name} in {wish.zone} is {queue}")
         if not is_of(made.labels, item.run):
             return Declined(
                 "claimed",
@@ -230,12 +223,19 @@ class TpuBackend:
                 f"{wish.zone} has the VM {wish.name} of this run already, made by another reconciler with a state of its own: it "
                 f"is left alone",
             )
-        if made.node is None or made.node.state is not TpuState.READY or not made.node.endpoints:
-            return Accepted(self._handle(item.run), repeated=True)
+        if made.node is None or not self._is_usable(made.node):
+            return Accepted(self._handle(item.run, made.node), repeated=True)
         return self._launch(item, made.node)
 
-    def _handle(self, run: Run, operation: str = "") -> Handle:
-        native: dict[str, Json] = {"node": self._name(run), "zone": self._zone(run), "asked_at": self._now()}
+    def _is_usable(self, node: TpuNode) -> bool:
+        """Can all its machines be logged in to? READY may come before the last address."""
+        return node.state is TpuState.READY and len(node.endpoints) >= self._site.hosts
+
+    def _handle(self, run: Run, node: TpuNode | None = None, operation: str = "") -> Handle:
+        zone, name = (node.zone, node.name) if node is not None else self._place(run)
+        native: dict[str, Json] = {"node": name, "zone": zone, "asked_at": self._now()}
+        if self._site.project:
+            native["project"] = self._site.project
         if operation:
             native["operation"] = operation
         return Handle(run.run_id, run.token, native)
@@ -243,87 +243,25 @@ class TpuBackend:
     def _launch(self, item: Submission, node: TpuNode) -> Accepted | Declined:
         """Start the run on every worker. What has begun on some and not on others is finished by the next submit."""
         run = item.run
-        secrets = {name: secret.reveal() for name, secret in item.secrets.items()}
         record = item.body["record"]
         assert isinstance(record, dict)
-        count = len(node.endpoints)
-        hosts = [one.internal or one.external for one in node.endpoints]
-
-        def launch(rank: int) -> Callable[[], object]:
-            worker = self._worker(node, rank)
-            document = {"version": 1, "runs": [{**_part(record, worker, run, rank, hosts), "secrets": secrets}]}
-            return lambda: worker.call("launch", document, deadline_s=LAUNCH_DEADLINE_S)
-
-        answers = self._abreast({rank: launch(rank) for rank in range(count)})
+        secrets = {name: secret.reveal() for name, secret in item.secrets.items()}
+        found = self._workers.launch(node, run, record, secrets)
         self._lacking.pop(run.run_id, None)
-        begun, repeated, refused, failed = 0, 0, [], []
-        for rank in range(count):
-            answer = answers[rank]
-            if isinstance(answer, ReconcilerError):
-                failed.append(f"worker {rank}: {answer.message}")
-                continue
-            line = _line(answer, run)
-            if line.get("result") in ("started", "already") and handle_from(run.run_id, run.token, line.get("handle")):
-                begun += 1
-                repeated += line.get("result") == "already"
-            elif line.get("result") == "refused":
-                refused.append((rank, refusal_of(run.run_id, line, f"worker {rank} of {node.name}")))
-            else:
-                failed.append(f"worker {rank} did not answer for this run")
-        if any(said.reason == "missing" for _, said in refused):
+        if found.missing:
             self._lacking[run.run_id] = node
-            return Declined("missing", refused[0][1].message)
-        # Any other refusal leaves the VM to its run: the next pass tries again, until the time that it may take is over.
-        told = [*failed, *(said.message for _, said in refused)]
-        words = f"started on {begun} of {count} workers of {node.name}" + (f"; {'; '.join(told)}" if told else "")
-        handle = self._handle(run)
-        if begun == count:
-            handle = replace(handle, native={**handle.native, "begun": True})
-        return Accepted(handle, repeated=repeated == count, words=words)
+            return Declined("missing", found.missing)
+        # Any refusal leaves the VM to its run: the next pass tries again, until the time that it may take is over.
+        words = f"started on {found.begun} of {found.count} workers of {node.name}"
+        words += f"; {'; '.join(found.told)}" if found.told else ""
+        handle = self._handle(run, node)
+        if found.begun == found.count:
+            handle = _begun(handle)
+        return Accepted(handle, repeated=found.repeated == found.count, words=words)
 
     def lacking(self) -> Sequence[Transport]:
         """The workers on which submits since the last look found no code."""
-        return [
-            self._worker(node, rank).transport for node in self._lacking.values() for rank in range(len(node.endpoints))
-        ]
-
-    # --- workers
-
-    def _worker(self, node: TpuNode, rank: int) -> Worker:
-        key = (node.name, node.ident, rank)
-        if key not in self._workers:
-            paths = self._settings.paths
-            if rank:  # a directory of its own, for all may see one file system
-                status, work = f"{paths.status}/.workers/{rank}", f"{paths.work}/.workers/{rank}"
-                paths = replace(paths, status=status, work=work)
-            settings = replace(self._settings, name=f"{node.name}#{rank}", paths=paths)
-            transport = self._open_worker(node, rank)
-            call = NodeCall(settings, transport, lambda: self._install(transport))
-            self._workers[key] = Worker(transport, call, settings)
-        return self._workers[key]
-
-    def _look_at(self, node: TpuNode, run: Run) -> list[Sighting]:
-        """What each worker says of the run, by rank."""
-
-        def look(rank: int) -> Callable[[], object]:
-            worker = self._worker(node, rank)
-            paths = worker.settings.paths
-            known = {"run_id": run.run_id, "status_dir": paths.status_dir(run), "settled": False}
-            document = {"version": 1, "status_roots": [paths.status], "known": [known], "scan": False, "probe": False}
-            return lambda: census_from(
-                worker.settings.name, worker.call("observe", document, deadline_s=OBSERVE_DEADLINE_S), scanned=False
-            )
-
-        answers = self._abreast({rank: look(rank) for rank in range(len(node.endpoints))})
-        found = []
-        for rank in range(len(node.endpoints)):
-            answer = answers[rank]
-            if isinstance(answer, Census):
-                found.append(answer.look(run.run_id))
-            else:
-                message = answer.message if isinstance(answer, ReconcilerError) else "it did not answer"
-                found.append(Sighting(run.run_id, Presence.UNKNOWN, error=message))
-        return found
+        return [transport for node in self._lacking.values() for transport in self._workers.transports(node)]
 
     # --- looking
 
@@ -332,22 +270,21 @@ class TpuBackend:
         self._lacking.clear()
         name = self._settings.name
         known = {item.run.run_id: item for item in look.known}
-        zones = dict.fromkeys((*self._site.zones, *(self._zone(item.run) for item in look.known)))
+        zones = dict.fromkeys((*self._site.zones, *(self._place(item.run, item.handle)[0] for item in look.known)))
         listings = [self._control.list(zone) for zone in zones]
-        if look.scan:
-            # Also what lies in zones that the inventory does not name (any more). Only a bonus: what cannot be asked there
-            # holds nobody up here.
-            every = self._control.list(EVERY_ZONE)
-            elsewhere = tuple(node for node in every.nodes if node.zone not in zones)
-            waiting = tuple(request for request in every.requests if request.zone not in zones)
-            listings.append(Listing(EVERY_ZONE, elsewhere, waiting))
-        found = self._find(listings)
+        # Also what lies in zones that the inventory does not name (any more). What cannot be asked there holds nobody up here.
+        every = self._control.list(EVERY_ZONE)
+        elsewhere = tuple(node for node in every.nodes if node.zone not in zones)
+        waiting = tuple(request for request in every.requests if request.zone not in zones)
+        listings.append(Listing(EVERY_ZONE, elsewhere, waiting))
+        found = self._find(listings, known)
+        self._places = {run_id: (node.zone, node.name) for run_id, (node, _, _) in found.nodes.items()}
         sightings: dict[str, Sighting] = {}
-        for run_id, (node, run) in found.nodes.items():
-            machine = next(one for one in found.machines if one.run_id == run_id)
+        for run_id, (node, run, machine) in found.nodes.items():
             sightings[run_id] = self._sight(node, run, machine, known.get(run_id))
         for run_id, (machine, run) in found.waiting.items():
-            sightings[run_id] = _waiting(machine, run)
+            if run_id not in sightings:
+                sightings[run_id] = _waiting(machine, run, known.get(run_id))
         complete = not found.errors
         for run_id, item in known.items():
             if run_id not in sightings and complete:
@@ -362,24 +299,28 @@ class TpuBackend:
             machines=tuple(found.machines),
         )
 
-    def _find(self, listings: Sequence[Listing]) -> _Found:
+    def _find(self, listings: Sequence[Listing], known: Mapping[str, Known]) -> _Found:
         found = _Found()
         site = self._site
         for listing in listings:
             if not listing.complete:
                 found.errors.append(f"{listing.zone}: {listing.error}")
-            named = {node.name: node for node in listing.nodes}
+            made = {node.request for node in listing.nodes}
             for node in listing.nodes:
                 run = run_of(node)
                 if run is None or not self._is_here(run):
                     continue
                 waits = node.state in (TpuState.COMING, TpuState.READY)
                 machine = machine_of(node, run, wait_s=site.capacity_s + site.boot_s if waits else None)
+                machine = replace(machine, ready=self._is_usable(node))
                 found.machines.append(machine)
-                if run.run_id not in found.nodes:
-                    found.nodes[run.run_id] = (node, run)
+                # Should one run have two VMs (somebody renamed the host meanwhile), the one that we know of is the run's.
+                minded = known.get(run.run_id)
+                asked = minded.handle.native.get("node") if minded is not None and minded.handle is not None else None
+                if run.run_id not in found.nodes or node.name == asked:
+                    found.nodes[run.run_id] = (node, run, machine)
             for request in listing.requests:
-                if any(name in named for name in (request.name, *request.nodes)):
+                if request.name in made:
                     continue
                 made_for = run_of(request)
                 if made_for is None or not self._is_here(made_for):
@@ -391,10 +332,12 @@ class TpuBackend:
 
     def _is_here(self, run: Run) -> bool:
         """Several hosts of an inventory may share a zone; each minds the VMs that it made, one those of hosts that are gone."""
+        if self._owner and run.owner != self._owner:
+            return False
         return run.host == self._settings.name or self._site.heirs_of(run.host)
 
     def _sight(self, node: TpuNode, run: Run, machine: Machine, known: Known | None) -> Sighting:
-        handle = known.handle if known is not None and known.handle is not None else self._handle(run)
+        handle = known.handle if known is not None and known.handle is not None else self._handle(run, node)
         seen = Sighting(run.run_id, Presence.PRESENT, alive=True, handle=handle, run=run, machine=machine)
         if node.state is TpuState.LOST:
             cause = Cause.PREEMPTION if taken_back(node.word) else Cause.INFRASTRUCTURE
@@ -415,9 +358,9 @@ class TpuBackend:
         if node.state is TpuState.DEGRADED and self._for_s("state", node.ident, node.word) > self._site.boot_s:
             message = f"{machine.shown} has been {node.word} for {self._site.boot_s:.0f} s"
             return replace(seen, broken=True, report=_lost(message))
-        if node.state is not TpuState.READY or not node.endpoints:
+        if not self._is_usable(node):
             return seen
-        parts = self._look_at(node, run)
+        parts = self._workers.look(node, run)
         if begun:
             parts = [_lost_record(part) if part.presence is Presence.ABSENT else part for part in parts]
         gang = gang_of(parts)
@@ -427,7 +370,7 @@ class TpuBackend:
         if gang.begun < gang.count and not gang.broken and not begun:
             left = f"its run is started on {gang.count - gang.begun} of {gang.count} workers"
             return replace(seen, unfinished=left + (f" once they answer ({gang.error})" if gang.error else ""))
-        seen = replace(seen, error=gang.error)
+        seen = replace(seen, error=gang.error, handle=_begun(handle))
         if gang.begun:  # else none of them can be asked: nothing is known but that the VM is there
             seen = replace(seen, alive=gang.alive, broken=gang.broken, report=gang.report, stopping=gang.stopping)
         for rank, part in enumerate(parts):
@@ -455,13 +398,19 @@ class TpuBackend:
             return None
         if denied is None:
             return None
-        cause = PRICE_DENIED.get(denied.kind, Cause.INFRASTRUCTURE)
+        cause = CAUSES.get(denied.kind, Cause.INFRASTRUCTURE)
         report = Report(ReportStatus.FAILED, 0, cause, message=denied.message)
         return replace(seen, alive=False, report=report)
 
     def _missing(self, item: Known) -> Sighting:
         """A run that we know of, and no VM of it in any complete listing: asked for by its name before that is believed."""
-        run, zone, name = item.run, self._zone(item.run), self._name(item.run)
+        run, (zone, name) = item.run, self._place(item.run, item.handle)
+        made_in = item.handle.native.get("project") if item.handle is not None else None
+        if made_in and self._site.project and made_in != self._site.project:
+            error = (
+                f"its VM was made in the project {made_in}, and {self._settings.name} looks into {self._site.project}"
+            )
+            return Sighting(run.run_id, Presence.UNKNOWN, error=error)
         try:
             node = self._control.get(zone, name)
         except ReconcilerError as error:
@@ -485,76 +434,58 @@ class TpuBackend:
 
     def logs(self, known: Known, since: LogCursor) -> LogChunk:
         """The output on one worker; empty once its VM is gone."""
-        node = self._control.get(self._zone(known.run), self._name(known.run))
+        node = self._control.get(*self._place(known.run, known.handle))
         if node is None or not is_of(node.labels, known.run) or node.state is not TpuState.READY:
             raise Rejected(f"The VM of {known.run.run_id} is gone or not ready, and its output with it")
         if not 0 <= since.worker < len(node.endpoints):
             raise Rejected(f"{node.name} has no worker {since.worker}: expected 0 to {len(node.endpoints) - 1}")
-        return self._worker(node, since.worker).call.logs(known, replace(since, worker=0))
+        return self._workers.logs(node, known, since)
 
     # --- stopping
 
     def cancel(self, known: Known, *, reason: str, grace_s: float, force: bool = False) -> str:
         """End the run on all its workers; where it never began, or without grace, by deleting its VM."""
         run = known.run
-        zone, name = self._zone(run), self._name(run)
+        zone, name = self._place(run, known.handle)
         node = self._control.get(zone, name)
         if node is None or not is_of(node.labels, run):
-            if self._site.wish.queued_s is not None and not self._site.fixed:
-                self._control.delete_request(zone, name)
-            return "already gone"
+            return self._withdraw(zone, name, run) or "already gone"
         if is_anothers(node, run):
             raise Rejected(f"{name} in {zone} was made by another reconciler with a state of its own; it is left alone")
-        if node.state is not TpuState.READY or not node.endpoints or force:
+        if not self._is_usable(node) or force:
             return self._delete(node)
-        signalled, gone, failed = self._signal(node, run, reason, grace_s)
-        if not signalled and failed:
-            return f"no worker answers ({failed[0]}); {self._delete(node)}"
-        if not signalled:
-            if all(seen.presence is Presence.ABSENT for seen in self._look_at(node, run)):
+        told = self._workers.signal(node, run, reason, grace_s)
+        if not told.signalled and told.failed:
+            raise OutcomeUnknown(f"No worker of {name} can be told to end the run: {told.failed[0]}")
+        if not told.signalled:
+            if all(seen.presence is Presence.ABSENT for seen in self._workers.look(node, run)):
                 return self._delete(node)  # it never began: there is nothing but the VM
             return "already gone"
-        return "signalled" if not failed else f"signalled on {signalled} of {signalled + gone + len(failed)} workers"
+        return "signalled" if not told.failed else f"signalled on {told.signalled} of {told.count} workers"
 
-    def _signal(self, node: TpuNode, run: Run, reason: str, grace_s: float) -> tuple[int, int, list[str]]:
-        # The workers know reasons that somebody asked for; anything else is the loss of the others.
-        reason = reason if reason in ("cancelled", "suspended", "replaced", "deleted") else "replaced"
-
-        def cancel(rank: int) -> Callable[[], object]:
-            worker = self._worker(node, rank)
-            request = {
-                "run_id": run.run_id,
-                "token": run.token,
-                "status_dir": worker.settings.paths.status_dir(run),
-                "reason": reason,
-                "grace_s": grace_s,
-                "force": False,
-            }
-            return lambda: worker.call("cancel", {"version": 1, "runs": [request]}, deadline_s=CANCEL_DEADLINE_S)
-
-        answers = self._abreast({rank: cancel(rank) for rank in range(len(node.endpoints))})
-        signalled, gone, failed = 0, 0, []
-        for rank in range(len(node.endpoints)):
-            answer = answers[rank]
-            if isinstance(answer, ReconcilerError):
-                failed.append(f"worker {rank}: {answer.message}")
-                continue
-            line = _line(answer, run)
-            if line.get("result") == "gone":
-                gone += 1
-            elif line.get("result") == "refused":
-                failed.append(f"worker {rank}: {line.get('reason')}")
-            else:
-                signalled += 1
-        return signalled, gone, failed
+    def _withdraw(self, zone: str, name: str, run: Run) -> str:
+        """Delete the request of a run that has no VM yet; "" when there is none of ours."""
+        if self._site.wish.queued_s is None:
+            return ""
+        listing = self._control.list(zone)
+        for request in listing.requests:
+            if request.name == name and is_of(request.labels, run) and not is_anothers(request, run):
+                self._control.delete_request(zone, name)
+                return f"the request {name} in {zone} is being deleted"
+        if not listing.complete:
+            raise OutcomeUnknown(f"{zone} cannot be asked whether a request of {run.run_id} waits: {listing.error}")
+        return ""
 
     def release(self, machine: Machine) -> str:
         """See core.protocols.Rents."""
         node = self._control.get(machine.zone, machine.name)
         if node is None:
-            if machine.request:
-                self._control.delete_request(machine.zone, machine.request)
-                return f"the request {machine.request} in {machine.zone} is deleted"
+            listing = self._control.list(machine.zone) if machine.request else None
+            for request in listing.requests if listing is not None else ():
+                made_for = run_of(request) if request.name == machine.request else None
+                if made_for is not None and (made_for.run_id, made_for.owner) == (machine.run_id, machine.owner):
+                    self._control.delete_request(machine.zone, machine.request)
+                    return f"the request {machine.request} in {machine.zone} is deleted"
             return f"{machine.shown} is gone already"
         if node.ident != machine.ident:
             raise Rejected(
@@ -571,26 +502,30 @@ class TpuBackend:
         return f"{node.name} in {node.zone} is being deleted"
 
     def close(self) -> None:
-        for worker in self._workers.values():
-            worker.transport.close()
-        self._workers.clear()
+        self._workers.close()
 
 
 def _lost(message: str) -> Report:
     return Report(ReportStatus.FAILED, seq=0, cause=Cause.INFRASTRUCTURE, message=message)
 
 
-def _line(answer: object, run: Run) -> Mapping[str, Any]:
-    """What a worker answered for the run, {} for nothing."""
-    assert isinstance(answer, Answer)
-    return next((one for one in answer.lines if one.get("run_id") == run.run_id), {})
+def _begun(handle: Handle) -> Handle:
+    return replace(handle, native={**handle.native, "begun": True})
 
 
-def _waiting(machine: Machine, run: Run) -> Sighting:
-    seen = Sighting(run.run_id, Presence.PRESENT, alive=True, run=run, machine=machine)
+def _waiting(machine: Machine, run: Run, known: Known | None) -> Sighting:
+    handle = known.handle if known is not None else None
+    seen = Sighting(run.run_id, Presence.PRESENT, alive=True, run=run, machine=machine, handle=handle)
     if machine.dead:
-        report = Report(ReportStatus.FAILED, 0, Cause.CAPACITY, message=f"{machine.shown}: {machine.words}")
-        return replace(seen, alive=False, report=report)
+        message = f"{machine.shown}: {machine.words}"
+        denied = of_request(message)
+        cause = CAUSES.get(denied.kind, Cause.CAPACITY)
+        if handle is not None and handle.native.get("begun"):
+            # Its VM was there, and was taken.
+            return replace(
+                seen, alive=False, report=Report(ReportStatus.PREEMPTED, 0, Cause.PREEMPTION, message=message)
+            )
+        return replace(seen, alive=False, report=Report(ReportStatus.FAILED, 0, cause, message=message))
     return replace(seen, stopping="deleted" if machine.going else "")
 
 
@@ -599,21 +534,3 @@ def _lost_record(part: Sighting) -> Sighting:
     return replace(
         part, presence=Presence.UNKNOWN, error="it has no record of the run, which had begun on it: its disk is gone"
     )
-
-
-def _part(record: Mapping[str, Json], worker: Worker, run: Run, rank: int, hosts: Sequence[str]) -> dict[str, Json]:
-    """The record as one worker gets it."""
-    paths = worker.settings.paths
-    env = record["env"]
-    hardware = record["hardware"]
-    assert isinstance(env, dict)
-    assert isinstance(hardware, dict)
-    place = ranks.environment(ranks.Ranks(rank, len(hosts), list(hosts)), run.run_id)
-    return {
-        **record,
-        "status_root": paths.status,
-        "status_dir": paths.status_dir(run),
-        "work_dir": paths.work_dir(run),
-        "env": {**place, **env},
-        "hardware": {**hardware, "hosts": list(hosts)},
-    }

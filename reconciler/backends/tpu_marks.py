@@ -80,6 +80,8 @@ def machine_of(node: TpuNode, run: Run, *, wait_s: float | None) -> Machine:
         dead=node.state is TpuState.LOST,
         created_at=_moment(node.created),
         wait_s=wait_s,
+        # A request may have waited for hours: what its VM may take counts from when it came.
+        waits_from=_moment(node.created) if node.request else 0.0,
         price_per_hour=_price(node.metadata),
         disposal=_disposal(node.metadata),
         request=node.request,
@@ -97,8 +99,9 @@ def waiting_machine(request: TpuRequest, run: Run, *, wait_s: float | None) -> M
         owner=run.owner,
         words=f"{request.word} ({request_sentence_of(request.word)}{': ' + request.error if request.error else ''})",
         going=request.state is RequestState.GOING,
+        price_per_hour=_price(request.metadata),
+        disposal=_disposal(request.metadata),
         dead=request.state in (RequestState.SUSPENDED, RequestState.FAILED),
-        created_at=_moment(request.created),
         wait_s=wait_s,
         request=request.name,
     )

@@ -293,7 +293,7 @@ def _alive(
 
 def _provision(memory: Memory, run: Run, seen: Sighting, machine: Machine, decode: Decode, now: float) -> Verdict:
     """Its machine is being made, or waits for the rest of the launch. Neither may take for ever: a machine costs."""
-    waited_s = now - memory.run_at
+    waited_s = now - max(memory.run_at, machine.waits_from)
     if machine.wait_s is not None and waited_s > machine.wait_s:
         cause = Cause.INFRASTRUCTURE if machine.ready else Cause.CAPACITY
         what = "its run could not be started there" if machine.ready else "it was not made"

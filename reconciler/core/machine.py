@@ -33,7 +33,7 @@ class Machine:
 
     `ready`: it can be logged in to. `going`: it is on its way out, and nothing more has to be done about that. `dead`: nothing
     runs on it any more, and nothing ever will. `created_at` is the cloud's clock, 0 where it does not say. `wait_s` is how long
-    it may take until its run has begun.
+    it may take until its run has begun, from the asking, or from `waits_from` (our clock) where that is later.
     """
 
     name: str
@@ -48,6 +48,7 @@ class Machine:
     dead: bool = False
     created_at: float = 0.0
     wait_s: float | None = None
+    waits_from: float = 0.0
     price_per_hour: float | None = None
     disposal: Disposal = field(default_factory=Disposal)
     request: str = ""
