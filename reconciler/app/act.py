@@ -17,6 +17,7 @@ from reconciler.core.cause import Cause
 from reconciler.core.cost import cost_of
 from reconciler.core.errors import ReconcilerError, Retry
 from reconciler.core.job import Desired, JobSpec
+from reconciler.core.machine import Machine
 from reconciler.core.memory import (
     Billed,
     Deferred,
@@ -297,6 +298,8 @@ def _settle(
             items.append(Done(action, False, f"{outcome.message}; the next pass looks and asks again"))
         else:
             lines.append((action.job, Stopped(stop.run.run_id, outcome)))
+            if stop.machine is not None:
+                lines.append((action.job, _bill(stop.machine, ports)))
             items.append(Done(action, True, outcome))
     for index, (action, release) in enumerate(work.releases):
         outcome = results if isinstance(results, ReconcilerError) else results.releases[index]
@@ -304,8 +307,7 @@ def _settle(
             said = f"{release.machine.shown} is not deleted, and goes on costing: {outcome}; the next pass asks again"
             items.append(Done(action, False, said))
         else:
-            machine = release.machine
-            lines.append((action.job, Billed(machine.run_id, machine.shown, cost_of(machine, ports.clock.now()))))
+            lines.append((action.job, _bill(release.machine, ports)))
             items.append(Done(action, True, outcome))
     for ready in work.starts:
         run = ready.run
@@ -325,7 +327,7 @@ def _settle(
                 items.append(
                     Done(ready.action, False, f"{message}. It is not tried again until spec.generation is raised")
                 )
-            case Declined(reason, message) if reason != _UNDELIVERED or not ready.again:
+            case Declined(reason, message) if reason not in (_UNDELIVERED, "missing") or not ready.again:
                 if reason in ("fenced", "claimed", "alive"):
                     # The host knows an attempt that we do not: look at everything there before trying again.
                     rescan = True
@@ -341,6 +343,11 @@ def _settle(
                 lines.append((run.job, Unsettled(run.run_id, said)))
                 items.append(Done(ready.action, False, f"{said}; whether it started is seen at the next pass"))
     return lines, items, rescan
+
+
+def _bill(machine: Machine, ports: Ports) -> Billed:
+    """What it has cost until now, when its end was asked for: asked for again, what stands then counts."""
+    return Billed(machine.run_id, f"{machine.shown} ({machine.ident})", cost_of(machine, ports.clock.now()))
 
 
 def _refused_for_good(run: Run, message: str) -> Line:

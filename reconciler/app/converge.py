@@ -31,8 +31,7 @@ class Options:
 
     assume_empty: frozenset[str] = frozenset()
     delete_allowed: int | None = None
-    approved: bool = True
-    scan_rented: bool = False
+    approved: bool = False
     only: frozenset[JobKey] | None = None
 
 
@@ -53,6 +52,7 @@ class Pass:
         return bool(
             self.state.problems
             or not self.state.complete
+            or self.plan.spending.blind
             or any(action.verb is Verb.HOLD for action in self.plan.actions)
             or any(view.frozen or view.phase in _STUCK for view in self.plan.views)
         )
@@ -134,9 +134,6 @@ class Reconciler:
         state = _checked(state, minded, only, ports)
         hungry = _hungry(state.desired, memories, only)
         looks = _looks(hungry, minded, unscanned, ports)
-        if self._options.scan_rented:
-            rented = {view.name for view in ports.hosts if view.rented is not None}
-            looks |= {host: replace(look, scan=True) for host, look in looks.items() if host in rented}
         censuses = self._observe(looks, tick)
         world = self._world(state, memories, unscanned, censuses)
         made = plan(world)

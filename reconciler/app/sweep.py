@@ -63,6 +63,7 @@ def sweep(
         for item in found
         if item.fate is not None
     )
+    # What this look learned (a run has ended) is written down with it: it may be told by nothing else afterwards.
     return reconciler.apply(
-        replace(seen, plan=replace(seen.plan, actions=actions, lines=(), refusal=None)), why=why, report=report
+        replace(seen, plan=replace(seen.plan, actions=actions, refusal=None)), why=why, report=report
     )

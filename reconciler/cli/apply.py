@@ -52,7 +52,7 @@ def apply(
     words = plan_or_jobs or []
     if len(words) == 1 and (words[0].endswith(".json")):
         saved, words = load_plan(Path(words[0])), []
-    options = Options(frozenset(assume_empty or ()), confirm_delete)
+    options = Options(frozenset(assume_empty or ()), confirm_delete, approved=True)
     with session(options) as reconciler:
         reconciler.select(find_jobs(reconciler, words))
         applying = Applying(reconciler, why, quiet=as_json)

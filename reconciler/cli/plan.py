@@ -42,7 +42,7 @@ def plan(
     from reconciler.cli.saved import save_plan
     from reconciler.cli.show import show_plan
 
-    options = Options(frozenset(assume_empty or ()), confirm_delete)
+    options = Options(frozenset(assume_empty or ()), confirm_delete, approved=True)
     with session(options) as reconciler:
         reconciler.select(find_jobs(reconciler, jobs))
         seen = reconciler.look()

@@ -74,12 +74,15 @@ def rented(seen: Pass) -> str:
         if isinstance(action.effect, Start) and action.effect.placement is not None
     ]
     more = [one.price_per_hour for one in placements if one.price_per_hour is not None]
+    unseen = f"{', '.join(spent.blind)} cannot be asked: what is rented there goes on costing" if spent.blind else ""
     if not spent.machines and not more and not spent.total:
-        return ""
+        return f"{styled('Rented:', 'bold')} {unseen}." if unseen else ""
     parts = [f"{spent.machines} machine{'s' * (spent.machines != 1)}, {spent.per_hour:.2f} an hour"]
     if more:
         parts.append(f"this plan adds {sum(more):.2f} an hour")
     parts.append(f"{spent.total:.2f} so far")
+    if unseen:
+        parts.append(unseen)
     if spent.unpriced or 0.0 in more:
         parts.append("prices are missing in the inventory")
     return f"{styled('Rented:', 'bold')} {'; '.join(parts)}."

@@ -26,14 +26,13 @@ def sweep(
     `apply` and `watch` delete what is not kept by themselves. Without --yes and without a terminal this only lists.
     Exit codes: 0 nothing is left over; 2 something is; 4 a host could not be asked, or a deletion did not work.
     """
-    from reconciler.app.converge import Options
     from reconciler.app.sweep import machines_of
     from reconciler.app.sweep import sweep as delete
     from reconciler.cli.out import emit, say, warn
     from reconciler.cli.show import show_done
 
     as_json = as_json or GLOBALS.as_json
-    with session(Options(scan_rented=True)) as reconciler:
+    with session() as reconciler:
         seen = reconciler.look()
         found, unseen = machines_of(seen)
         over = [item for item in found if item.fate is not None]

@@ -46,7 +46,7 @@ def watch(
     stop = Stop(threading.Event())
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.ask())
-    options = Options(frozenset(assume_empty or ()), confirm_delete, approved=False)
+    options = Options(frozenset(assume_empty or ()), confirm_delete)
     with session(options) as reconciler:
         fingerprint, woken, shut = fingerprint_of(settings(), stop.event)
         said: dict[str, str] = {}

@@ -39,13 +39,15 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """End a run, or one of its stray attempts. `forced` skips the grace: it was given before and passed."""
+    """End a run, or one of its stray attempts. `forced` skips the grace: it was given before and passed. `machine` is the one
+    rented for it."""
 
     run: Run
     handle: Handle
     cause: Cause
     grace_s: float
     forced: bool = False
+    machine: Machine | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,6 +33,9 @@ STOP_MARGIN_S = 30.0
 # go only this long after the call was given up; one that is still wanted need not wait, because the same run sent twice is one.
 LATE_START_S = 60.0
 
+# How long past its grace a run on a rented machine may not be told to stop, before the machine is deleted under it.
+SILENT_S = 300.0
+
 
 @dataclass(frozen=True, slots=True)
 class Tended:
@@ -92,6 +95,12 @@ def tend(
             settled = Launched(run.run_id, seen.handle, adopted=True)
             lines.append(settled)
             memory = fold(memory, settled, now)
+    begun = seen.machine is not None and seen.handle is not None and bool(seen.handle.native.get("begun"))
+    if begun and memory.handle is not None and not memory.handle.native.get("begun") and seen.handle is not None:
+        # All its machines had it once: from now on one that says nothing is silent, not new.
+        known = Launched(run.run_id, seen.handle)
+        lines.append(known)
+        memory = fold(memory, known, now)
     open_alive = seen.presence is Presence.PRESENT and seen.alive
     never_began = seen.presence is Presence.ABSENT and not memory.submitted and memory.stop is None
     successor = None
@@ -232,6 +241,11 @@ def _alive(
     if memory.suspended:
         why = "suspended by request; it checkpoints and stops"
         return _stop(memory, run, seen, Verb.CANCEL, Cause.SUSPENDED, "Suspended", why, decode)
+    if seen.machine is not None:
+        spec = decode((desired or run).normal)
+        ending = _must_end(memory, run, seen, seen.machine, spec, decode, now)
+        if ending is not None:
+            return ending
     if frozen:
         return Verdict(
             _view(
@@ -247,6 +261,8 @@ def _alive(
         found = changes(run.normal, desired.normal)
         what = ", ".join(change.path for change in found[:3]) + ("…" if len(found) > 3 else "") or "spec.generation"
         if decode(desired.normal).on_change == "hold":
+            if seen.machine is not None and phase is Phase.PROVISIONING:
+                return _provision(memory, run, seen, seen.machine, now)
             message = f"{what} changed, and spec.on_change is hold: the live run goes on as it was launched"
             return Verdict(_view(memory, run, phase, "ChangeHeld", message, report))
         verdict = _stop(memory, run, seen, Verb.REPLACE, Cause.REPLACED, "SpecChanged", f"{what} changed", decode)
@@ -255,16 +271,8 @@ def _alive(
     lines: tuple[Line, ...] = ()
     if desired.spec_digest != run.spec_digest:
         lines = (Edited(run.run_id, replace(run, spec_digest=desired.spec_digest, normal=desired.normal)),)
-    if seen.broken:
-        why = f"a part of it ended ({report.message.partition(chr(10))[0] if report else 'no report'}); the rest is ended too"
-        return _stop(memory, run, seen, Verb.CANCEL, Cause.INFRASTRUCTURE, "GangBroken", why, decode)
-    if seen.machine is not None:
-        disposal = disposal_of(seen.machine, decode(desired.normal).tpu)
-        if outlived(seen.machine, disposal, now):
-            why = f"{seen.machine.shown} has reached its ttl of {disposal.ttl_s:.0f} s"
-            return _stop(memory, run, seen, Verb.CANCEL, Cause.TIMEOUT, "TtlReached", why, decode)
-    if seen.machine is not None and (seen.unfinished or not seen.machine.ready):
-        verdict = _provision(memory, run, seen, seen.machine, decode, now)
+    if seen.machine is not None and phase is Phase.PROVISIONING:
+        verdict = _provision(memory, run, seen, seen.machine, now)
         return replace(verdict, lines=(*lines, *verdict.lines))
     if seen.queue is not None and phase is Phase.QUEUED:
         return Verdict(_view(memory, run, phase, seen.queue.reason or "Queued", in_queue(seen.queue), report), lines)
@@ -291,16 +299,32 @@ def _alive(
     return Verdict(_view(memory, run, phase, "Running", message, report), lines)
 
 
-def _provision(memory: Memory, run: Run, seen: Sighting, machine: Machine, decode: Decode, now: float) -> Verdict:
-    """Its machine is being made, or waits for the rest of the launch. Neither may take for ever: a machine costs."""
+def _must_end(
+    memory: Memory, run: Run, seen: Sighting, machine: Machine, spec: JobSpec, decode: Decode, now: float
+) -> Verdict | None:
+    """What ends a run on a rented machine whatever its manifest says by now, or whether it can be read: it costs."""
+    report = seen.report
+    if seen.broken:
+        said = report.message.partition("\n")[0] if report else "no report"
+        why = f"a part of it ended ({said}); the rest is ended too"
+        return _stop(memory, run, seen, Verb.CANCEL, Cause.INFRASTRUCTURE, "GangBroken", why, decode)
+    disposal = disposal_of(machine, spec.tpu)
+    if outlived(machine, disposal, now):
+        why = f"{machine.shown} has reached its ttl of {disposal.ttl_s:.0f} s"
+        return _stop(memory, run, seen, Verb.CANCEL, Cause.TIMEOUT, "TtlReached", why, decode)
     waited_s = now - max(memory.run_at, machine.waits_from)
-    if machine.wait_s is not None and waited_s > machine.wait_s:
+    if phase_of(seen) is Phase.PROVISIONING and machine.wait_s is not None and waited_s > machine.wait_s:
         cause = Cause.INFRASTRUCTURE if machine.ready else Cause.CAPACITY
         what = "its run could not be started there" if machine.ready else "it was not made"
         why = f"{machine.shown} is {machine.words}, and {what} within {machine.wait_s:.0f} s; it is given up"
         return _stop(memory, run, seen, Verb.CANCEL, cause, "GivenUp", why, decode)
+    return None
+
+
+def _provision(memory: Memory, run: Run, seen: Sighting, machine: Machine, now: float) -> Verdict:
+    """Its machine is being made, or waits for the rest of the launch."""
     if not seen.unfinished:
-        message = f"{machine.shown} is {machine.words}, for {max(0.0, waited_s):.0f} s now"
+        message = f"{machine.shown} is {machine.words}, for {max(0.0, now - memory.run_at):.0f} s now"
         return Verdict(_view(memory, run, Phase.PROVISIONING, "Provisioning", message, seen.report))
     verb = Verb.LAUNCH if run.attempt == 1 else Verb.REQUEUE
     message = f"{machine.shown} is {machine.words}: {seen.unfinished}"
@@ -362,7 +386,9 @@ def _stopping(memory: Memory, run: Run, seen: Sighting, decode: Decode, now: flo
         )
         assert again.action is not None
         assert isinstance(again.action.effect, Stop)
-        effect = replace(again.action.effect, forced=bool(seen.stopping))
+        # A machine that costs is not waited for until somebody can be told on it.
+        silent = seen.machine is not None and now - memory.stop_since > spec.grace_s + SILENT_S
+        effect = replace(again.action.effect, forced=bool(seen.stopping) or silent)
         return replace(again, action=replace(again.action, effect=effect))
     return Verdict(_view(memory, run, Phase.TERMINATING, "Stopping", message, seen.report))
 
@@ -371,7 +397,7 @@ def _stop(
     memory: Memory, run: Run, seen: Sighting, verb: Verb, cause: Cause, reason: str, message: str, decode: Decode
 ) -> Verdict:
     handle = seen.handle or memory.handle or Handle(run.run_id, run.token, {})
-    effect = Stop(run, handle, cause, decode(run.normal).grace_s)
+    effect = Stop(run, handle, cause, decode(run.normal).grace_s, machine=seen.machine)
     phase = Phase.TERMINATING if memory.stop else phase_of(seen)
     action = Action(verb, memory.job, reason, message, run.run_id, run.host, effect=effect)
     return Verdict(_view(memory, run, phase, reason, message, seen.report), (), action)

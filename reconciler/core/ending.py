@@ -62,7 +62,8 @@ def _asked(run: Run, asked: Cause, report: Report | None) -> Ended:
 def _accident(run: Run, memory: Memory, seen: Sighting) -> tuple[Cause, str]:
     report = seen.report
     given_up = memory.stop  # for this cause, by us: nobody wished it to end
-    if given_up is not None and (report is None or report.status in (ReportStatus.CANCELLED, ReportStatus.PREEMPTED)):
+    told = report is not None and report.seq > 0 and report.status is ReportStatus.FAILED  # by the run itself
+    if given_up is not None and not told:
         return given_up, f"{IN_WORDS[given_up]} on {run.host}: ended for that by us"
     if report is not None and report.status.final:
         cause = report.cause or (Cause.PREEMPTION if report.status is ReportStatus.PREEMPTED else Cause.FAILURE)

@@ -31,11 +31,12 @@ class Tombstone:
 class Memory:
     """`run` is the attempt that may be alive: from its intent until its end was seen. `submitted` tells whether the submit
     was settled; between intent and settling only looking helps. `run_at` is when it was last sent, or given up without an
-    answer. `stop` is why we asked it to end, `stop_at` when (our clock). `spent` counts requeues per cause in this generation
+    answer. `stop` is why we asked it to end, `stop_at` when (our clock),
+    `stop_since` when first. `spent` counts requeues per cause in this generation
     and digest; `unlucky` counts tries in a row without a lasting run. `heir_of` is the mark of a run that was
     adopted, which may be another repository's, until a launch of ours follows it. `released`: a person, or spec.deletion, let its
     run go on unminded. `cancelled_for` is the (digest, generation) that a cancel by request is about. `cost`: of all
-    machines that were rented for it and are deleted.
+    machines that were rented for it and are deleted. `billed` is the newest of them, and what of `cost` is its.
     """
 
     job: JobKey
@@ -47,6 +48,7 @@ class Memory:
     stop: Cause | None = None
     stop_at: float = 0.0
     stop_forced: bool = False
+    stop_since: float = 0.0
     spent: Mapping[Cause, int] = field(default_factory=dict, hash=False)
     unlucky: int = 0
     not_before: float = 0.0
@@ -62,11 +64,12 @@ class Memory:
     released: bool = False
     cancelled_for: tuple[str, int] | None = None
     cost: float = 0.0
+    billed: tuple[str, float] | None = None
 
     @property
     def blank(self) -> bool:
         """Nothing worth keeping is known."""
-        return self == Memory(self.job, attempt=self.attempt, cost=self.cost)
+        return self == Memory(self.job, attempt=self.attempt, cost=self.cost, billed=self.billed)
 
 
 # --- journal lines ----------------------------------------------------------------------------------------------------
@@ -182,7 +185,8 @@ class Releasing:
 
 @dataclass(frozen=True, slots=True)
 class Billed:
-    """A machine that was rented for the run is deleted. `cost` is what it came to."""
+    """A machine that was rented for the run is deleted. `cost` is what it came to; said again, it stands in place of what was
+    said of this machine before."""
 
     run_id: str
     machine: str
@@ -227,11 +231,12 @@ def fold(memory: Memory, line: Line, at: float) -> Memory:
                 attempt=max(memory.attempt, run.attempt),
                 run=run,
                 run_at=memory.run_at if goes_on else at,
-                handle=None,
-                submitted=False,
+                handle=memory.handle if goes_on else None,
+                submitted=goes_on,
                 stop=None,
                 stop_at=0.0,
                 stop_forced=False,
+                stop_since=0.0,
                 spent={} if fresh else memory.spent,
                 unlucky=0 if fresh else memory.unlucky,
                 tombstone=None,
@@ -251,6 +256,7 @@ def fold(memory: Memory, line: Line, at: float) -> Memory:
                 stop=None,
                 stop_at=0.0,
                 stop_forced=False,
+                stop_since=0.0,
                 spent={Cause(cause): count for cause, count in run.spent.items()},
                 tombstone=None,
                 pin=run.commit,
@@ -272,11 +278,15 @@ def fold(memory: Memory, line: Line, at: float) -> Memory:
             return replace(memory, unlucky=memory.unlucky + 1, not_before=not_before, last_end=message)
         case Forgotten():
             # The attempt number survives, so that a job which comes back never reuses a run id.
-            return Memory(memory.job, attempt=memory.attempt, released=line.released, cost=memory.cost)
+            return Memory(
+                memory.job, attempt=memory.attempt, released=line.released, cost=memory.cost, billed=memory.billed
+            )
         case Releasing():
             return memory
-        case Billed(cost=cost):
-            return replace(memory, cost=memory.cost + cost)
+        case Billed(machine=machine, cost=cost):
+            # Its deletion may be asked for more than once.
+            before = memory.billed[1] if memory.billed is not None and memory.billed[0] == machine else 0.0
+            return replace(memory, cost=memory.cost - before + cost, billed=(machine, cost))
     if memory.run is None or line.run_id != memory.run.run_id:
         return memory
     match line:
@@ -298,7 +308,8 @@ def fold(memory: Memory, line: Line, at: float) -> Memory:
         case Stopped():
             return memory
         case Stopping(cause=cause):
-            return replace(memory, stop=cause, stop_at=at, stop_forced=line.forced)
+            since = memory.stop_since if memory.stop is not None else at
+            return replace(memory, stop=cause, stop_at=at, stop_forced=line.forced, stop_since=since)
         case Edited(run=run):
             return replace(memory, run=run)
         case Ended():
@@ -330,7 +341,15 @@ def _ended(memory: Memory, run: Run, line: Ended, at: float) -> Memory:
 def _without_run(memory: Memory) -> Memory:
     """The same, with nothing left of the attempt: a store need not keep the rest of what is over."""
     return replace(
-        memory, run=None, run_at=0.0, handle=None, submitted=False, stop=None, stop_at=0.0, stop_forced=False
+        memory,
+        run=None,
+        run_at=0.0,
+        handle=None,
+        submitted=False,
+        stop=None,
+        stop_at=0.0,
+        stop_forced=False,
+        stop_since=0.0,
     )
 
 

@@ -17,7 +17,7 @@ from reconciler.core.memory import Forgotten, Line, Memory
 from reconciler.core.names import JobKey, digest_of
 from reconciler.core.observation import Gpu, Observation, Presence, Sighting
 from reconciler.core.phase import FINAL, Phase
-from reconciler.core.release import Fate, disposal_of, fate
+from reconciler.core.release import Fate, disposal_of, fate, outlived
 from reconciler.core.solve import HostView, Reservations, Unplaceable, place
 
 # A pass that would end more than this share of the live jobs is more likely a mistake than a wish.
@@ -177,11 +177,17 @@ def _release(world: World, tended: dict[JobKey, Tended]) -> tuple[tuple[Machine,
             state = tended.get(key) or Tended(world.memories.get(key) or Memory(key), ())
             seen = census.look(machine.run_id)
             may_live = seen.alive or seen.presence is Presence.UNKNOWN
-            if may_live and state.memory.released:
+            started = machine.ready and not seen.unfinished
+            if may_live and state.memory.released and started and not outlived(machine, machine.disposal, world.now):
                 kept.append((machine, Fate(False, "its run was let go of, and may run on")))
                 continue
+            if _is_second(seen, machine):
+                state = _delete(state, key, machine, host, "its run has another one")
+                tended[key] = state
+                continue
             attempt = seen.run.attempt if seen.run is not None else 0
-            if may_live and not (attempt and _is_over(state.memory, machine.run_id, attempt)):
+            over = state.memory.released or (attempt and _is_over(state.memory, machine.run_id, attempt))
+            if may_live and not over:
                 continue  # minded as a run, or as a stray
             desired = world.desired.get(key)
             if desired is not None:
@@ -191,13 +197,24 @@ def _release(world: World, tended: dict[JobKey, Tended]) -> tuple[tuple[Machine,
                 continue
             if not found.delete:
                 kept.append((machine, found))
-            elif state.action is None:
-                message = f"{machine.shown} is deleted: {found.why}"
-                action = Action(
-                    Verb.DELETE, key, "MachineReleased", message, machine.run_id, host, effect=Release(machine)
-                )
-                tended[key] = replace(state, action=action)
+            else:
+                tended[key] = _delete(state, key, machine, host, found.why)
     return tuple(kept)
+
+
+def _is_second(seen: Sighting, machine: Machine) -> bool:
+    """Has its run another machine, on which it is minded? Two are made when the inventory is changed at a bad moment."""
+    first = seen.machine
+    return first is not None and (first.name, first.zone, first.ident) != (machine.name, machine.zone, machine.ident)
+
+
+def _delete(state: Tended, key: JobKey, machine: Machine, host: str, why: str) -> Tended:
+    """One effect per job and pass: what is being done already comes first. A hold does nothing."""
+    if machine.going or (state.action is not None and state.action.verb is not Verb.HOLD):
+        return state
+    message = f"{machine.shown} is deleted: {why}"
+    action = Action(Verb.DELETE, key, "MachineReleased", message, machine.run_id, host, effect=Release(machine))
+    return replace(state, action=action)
 
 
 def _is_over(memory: Memory | None, run_id: str, attempt: int) -> bool:

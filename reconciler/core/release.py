@@ -49,6 +49,8 @@ def fate(machine: Machine, memory: Memory, now: float) -> Fate | None:
     if outlived(machine, disposal, now):
         return Fate(True, "it has reached its ttl")
     stone = memory.tombstone
+    if stone is None and memory.attempt == 0 and disposal.delete is not DeleteOn.ALWAYS:
+        return Fate(False, f"nothing is known of how its run ended, and delete_on_exit is {disposal.delete}")
     if stone is None or stone.run_id != machine.run_id:
         return Fate(True, f"no attempt needs it (it was made for {machine.run_id})")
     ended = {Phase.SUCCEEDED: DeleteOn.SUCCESS, Phase.FAILED: DeleteOn.FAILURE}.get(stone.phase)

@@ -127,7 +127,7 @@ def dump_memory(memory: Memory) -> str:
         if memory.handle is not None:
             body["handle"] = _handle(memory.handle)
         if memory.stop is not None:
-            body["stop"] = [memory.stop.value, memory.stop_at, memory.stop_forced]
+            body["stop"] = [memory.stop.value, memory.stop_at, memory.stop_forced, memory.stop_since]
     if memory.spent:
         body["spent"] = {cause.value: count for cause, count in memory.spent.items()}
     if memory.tombstone is not None:
@@ -162,6 +162,8 @@ def dump_memory(memory: Memory) -> str:
         body["last_phase"] = memory.last_phase.value
     if memory.cancelled_for is not None:
         body["cancelled_for"] = list(memory.cancelled_for)
+    if memory.billed is not None:
+        body["billed"] = list(memory.billed)
     if memory.pin_for is not None:
         body["pin_for"] = list(memory.pin_for)
     return _json(body)
@@ -182,6 +184,7 @@ def load_memory(job: JobKey, text: str) -> Memory:
         stop=Cause(stop[0]) if stop else None,
         stop_at=stop[1] if stop else 0.0,
         stop_forced=stop[2] if stop else False,
+        stop_since=stop[3] if stop and len(stop) > 3 else stop[1] if stop else 0.0,
         spent={Cause(cause): count for cause, count in body.get("spent", {}).items()},
         unlucky=body.get("unlucky", 0),
         not_before=body.get("not_before", 0.0),
@@ -197,6 +200,7 @@ def load_memory(job: JobKey, text: str) -> Memory:
         cancelled_for=(cancelled[0], cancelled[1]) if (cancelled := body.get("cancelled_for")) else None,
         pin_for=(pin_for[0], pin_for[1]) if pin_for else None,
         cost=body.get("cost", 0.0),
+        billed=(body["billed"][0], body["billed"][1]) if "billed" in body else None,
     )
 
 
