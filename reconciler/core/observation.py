@@ -65,8 +65,8 @@ class Sighting:
 
     `run` is rebuilt from the claim file, None where it could not be read. UNKNOWN carries the reason in `error`; PRESENT names
     parts there that could not be asked. `queue` is what a scheduler says of it, where one does; `twins` are further jobs of the
-    same run that its queue holds. `machine` is the one rented for it. `unfinished` says what is left to do of its launch, now that
-    it can be done; empty: nothing. `broken`: a part of it has ended for good (`report` says how) while others still live.
+    same run that its queue holds. `machine` is the one rented for it. `unfinished` says what is left to do of its launch, now
+    that it can be done; empty: nothing. `broken`: a part of it has ended for good (`report` says how) while others still live.
     """
 
     run_id: str
