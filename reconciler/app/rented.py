@@ -10,11 +10,12 @@ from pathlib import Path
 from reconciler.app.lanes import abreast
 from reconciler.backends.node_call import NodeSettings
 from reconciler.backends.tpu import TpuBackend, TpuSite
+from reconciler.backends.tpu_client import default_project
 from reconciler.backends.tpu_control import Control
 from reconciler.backends.tpu_gcloud import create_argv
 from reconciler.backends.tpu_open import open_control
 from reconciler.core.chips import parse_accelerator_type
-from reconciler.core.errors import Rejected
+from reconciler.core.errors import ReconcilerError, Rejected
 from reconciler.core.inventory import Inventory, TpuHost
 from reconciler.core.machine import DeleteOn, Disposal
 from reconciler.core.solve import Rented
@@ -79,7 +80,7 @@ def open_tpu(
         chip=kind.chip,
         chips=kind.chips,
         hosts=kind.hosts,
-        project=host.project or "",
+        project=host.project or _default_project(),
         disposal=Disposal(DeleteOn(host.delete_on_exit), host.keep_for_s, host.ttl_s),
         price_per_hour=price,
         capacity_s=host.capacity_timeout_s,
@@ -97,6 +98,15 @@ def open_tpu(
         owner=owner,
         gcloud=lambda wish: create_argv(wish, host.project or "PROJECT"),
     )
+
+
+def _default_project() -> str:
+    """The project that an inventory without one means here and now, "" where that cannot be told. It may be another one in
+    another shell: a VM of that one is not taken to be gone."""
+    try:
+        return default_project()
+    except ReconcilerError:
+        return ""
 
 
 def _heirs_of(host: TpuHost, inventory: Inventory) -> Callable[[str], bool]:

@@ -75,6 +75,12 @@ def tend(
     run = memory.run
     if run is None:
         return Tended(memory, tuple(lines), None, action)
+    if run.host not in observation.censuses:
+        heir = _heir(run, observation)
+        if heir is not None:
+            moved = Edited(run.run_id, replace(run, host=heir))
+            lines.append(moved)
+            memory, run = fold(memory, moved, now), moved.run
     seen = observation.look(run.host, run.run_id)
     if seen.presence is Presence.UNKNOWN:
         reason = "HostUnknown"
@@ -143,6 +149,15 @@ def tend(
         now=now,
     )
     return replace(after, lines=(*lines, *after.lines))
+
+
+def _heir(run: Run, observation: Observation) -> str | None:
+    """The host that minds the machine of a run whose own host is not in the inventory any more."""
+    for host, census in observation.censuses.items():
+        seen = census.sightings.get(run.run_id)
+        if seen is not None and seen.machine is not None and seen.run is not None and seen.run.token == run.token:
+            return host
+    return None
 
 
 def _end_twin(memory: Memory, run: Run, seen: Sighting) -> Action:

@@ -219,7 +219,7 @@ def _delete(state: Tended, key: JobKey, machine: Machine, host: str, why: str) -
 
 def _is_over(memory: Memory | None, run_id: str, attempt: int) -> bool:
     """Do we know that this attempt has ended? Every attempt up to the newest has, but the open one."""
-    if memory is None or (memory.run is not None and memory.run.run_id == run_id):
+    if memory is None or memory.released or (memory.run is not None and memory.run.run_id == run_id):
         return False
     return attempt <= memory.attempt
 

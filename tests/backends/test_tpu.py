@@ -15,7 +15,7 @@ import pytest
 
 from reconciler.backends.node_call import NodePaths, NodeSettings
 from reconciler.backends.tpu import TpuBackend, TpuSite
-from reconciler.backends.tpu_client import TpuClientControl
+from reconciler.backends.tpu_client import Patience, TpuClientControl
 from reconciler.core.cause import Cause
 from reconciler.core.errors import ReconcilerError, Rejected
 from reconciler.core.machine import Disposal
@@ -73,7 +73,9 @@ class World:
         return TpuBackend(
             NodeSettings(name, paths, heartbeat_s=0.2, python=sys.executable),
             self.site,
-            TpuClientControl(self.tpu.world.project, endpoint=f"http://{self.tpu.grpc}"),
+            TpuClientControl(
+                self.tpu.world.project, endpoint=f"http://{self.tpu.grpc}", patience=Patience(5.0, 5.0, 0.2, 0.05)
+            ),
             open_worker=open_worker,
             install=lambda transport: deliver_runtime(transport, share, self._bundle.data, deadline_s=60.0) and None,
             abreast=one_after_another,

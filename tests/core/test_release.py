@@ -63,11 +63,18 @@ def test_it_is_kept_for_a_while_and_then_deleted():
     assert over_it.delete
 
 
-@pytest.mark.parametrize("memory", [Memory(KEY), ended(Phase.SUCCEEDED, run_id="train-2")])
-def test_what_nobody_remembers_and_what_an_older_attempt_left_is_deleted(memory: Memory):
+def test_what_an_older_attempt_left_is_deleted():
+    memory = replace(ended(Phase.SUCCEEDED, run_id="train-2"), attempt=2)
     found = fate(replace(MACHINE, disposal=Disposal(DeleteOn.NEVER)), memory, NOW)
     assert found is not None
     assert found.delete
+
+
+@pytest.mark.parametrize("delete", list(DeleteOn))
+def test_what_nobody_remembers_is_deleted_unless_its_disposal_may_keep_it(delete: DeleteOn):
+    found = fate(replace(MACHINE, disposal=Disposal(delete)), Memory(KEY), NOW)
+    assert found is not None
+    assert found.delete == (delete is DeleteOn.ALWAYS)
 
 
 @pytest.mark.parametrize("changes", [{"dead": True}, {"disposal": Disposal(DeleteOn.NEVER, 0.0, 3600.0)}])
@@ -81,7 +88,10 @@ def test_a_cost_is_by_the_hour_and_outlives_the_job():
     assert cost_of(MACHINE, NOW) == 10.0
     assert cost_of(replace(MACHINE, price_per_hour=None), NOW) == 0.0
     memory = fold(Memory(KEY), Billed("train-1", "vm", 10.0), NOW)
-    memory = fold(memory, Billed("train-2", "vm", 2.5), NOW)
+    memory = fold(memory, Billed("train-2", "vm2", 2.5), NOW)
+    memory = fold(memory, Billed("train-2", "vm2", 3.0), NOW)  # its deletion was asked for again
+    assert memory.cost == 13.0
+    memory = fold(memory, Billed("train-2", "vm2", 2.5), NOW)
     memory = fold(memory, Forgotten("gone"), NOW)
     assert memory.cost == 12.5
     assert memory.blank
