@@ -157,7 +157,13 @@ def _many(scratch: Path, tpu: Any, rounds: int) -> list[Row]:
             note="the floor of the next line",
         ),
         Row(f"one pass of `watch` over {VMS} VMs in {len(ZONES)} zones", passes, note="workers are not asked"),
-        Row("API calls of that pass", calls, "", target=2.0 * len(ZONES), note="two listings a zone"),
+        Row(
+            "API calls of that pass",
+            calls,
+            "",
+            target=2.0 * len(ZONES),
+            note="one listing of VMs and one of requests, for all zones",
+        ),
     ]
 
 

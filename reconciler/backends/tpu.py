@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
@@ -61,6 +61,7 @@ from reconciler.core.transport import Transport
 # A create that was answered shows up in listings a moment later; seen missing before that, it proves nothing.
 LISTED_S = 120.0
 EVERY_ZONE = "-"
+ASK_OPERATION_S = 60.0
 CAUSES = {
     "capacity": Cause.CAPACITY,
     "reservation": Cause.CAPACITY,
@@ -199,8 +200,10 @@ class TpuBackend:
     def _submit(self, item: Submission) -> Accepted | Declined | None:
         wish = item.order
         assert isinstance(wish, NodeWish)
-        # A queued request asked for twice answers as it did the first time, also when its VM is there by now.
-        node = self._control.get(wish.zone, wish.name) if wish.queued_s is not None else None
+        # What was seen a moment ago need not be refused as a creation. And a queued request asked for twice answers as it did the
+        # first time, also when its VM is there by now.
+        look = wish.queued_s is not None or item.run.run_id in self._places
+        node = self._control.get(wish.zone, wish.name) if look else None
         made = self._control.create(wish) if node is None else Exists(node)
         if isinstance(made, Denied):
             words = {"capacity": "no capacity", "no-quota": "no quota at all", "invalid": "refused"}.get(
@@ -266,18 +269,12 @@ class TpuBackend:
     # --- looking
 
     def observe(self, look: Look) -> Census:
-        """One listing per zone, and one look at the workers of each VM that is ready."""
+        """One listing of all zones, and one look at the workers of each VM that is ready."""
         self._lacking.clear()
         name = self._settings.name
         known = {item.run.run_id: item for item in look.known}
-        zones = dict.fromkeys((*self._site.zones, *(self._place(item.run, item.handle)[0] for item in look.known)))
-        listings = [self._control.list(zone) for zone in zones]
-        # Also what lies in zones that the inventory does not name (any more). What cannot be asked there holds nobody up here.
-        every = self._control.list(EVERY_ZONE)
-        elsewhere = tuple(node for node in every.nodes if node.zone not in zones)
-        waiting = tuple(request for request in every.requests if request.zone not in zones)
-        listings.append(Listing(EVERY_ZONE, elsewhere, waiting))
-        found = self._find(listings, known)
+        zones = {*self._site.zones, *(self._place(item.run, item.handle)[0] for item in look.known)}
+        found = self._find(self._list(zones), known)
         self._places = {run_id: (node.zone, node.name) for run_id, (node, _, _) in found.nodes.items()}
         sightings: dict[str, Sighting] = {}
         for run_id, (node, run, machine) in found.nodes.items():
@@ -299,13 +296,24 @@ class TpuBackend:
             machines=tuple(found.machines),
         )
 
+    def _list(self, zones: Collection[str]) -> list[Listing]:
+        """What is where, complete for `zones`: everywhere, for a VM may lie in a zone that the inventory names no longer."""
+        every = self._control.list(EVERY_ZONE)
+        if every.complete and self._control.sees_operations:
+            return [every]
+        # Some zone cannot be reached, or (gcloud) that would not be told: only of those asked for by name is all known.
+        elsewhere = tuple(node for node in every.nodes if node.zone not in zones)
+        waiting = tuple(request for request in every.requests if request.zone not in zones)
+        named = [self._control.list(zone) for zone in sorted(zones)]
+        return [*named, Listing(EVERY_ZONE, elsewhere, waiting)]
+
     def _find(self, listings: Sequence[Listing], known: Mapping[str, Known]) -> _Found:
         found = _Found()
         site = self._site
         for listing in listings:
             if not listing.complete:
                 found.errors.append(f"{listing.zone}: {listing.error}")
-            made = {node.request for node in listing.nodes}
+            made = {(node.zone, node.request) for node in listing.nodes}
             for node in listing.nodes:
                 run = run_of(node)
                 if run is None or not self._is_here(run):
@@ -320,7 +328,7 @@ class TpuBackend:
                 if run.run_id not in found.nodes or node.name == asked:
                     found.nodes[run.run_id] = (node, run, machine)
             for request in listing.requests:
-                if request.name in made:
+                if (request.zone, request.name) in made:
                     continue
                 made_for = run_of(request)
                 if made_for is None or not self._is_here(made_for):
@@ -354,6 +362,11 @@ class TpuBackend:
                 return replace(
                     seen, alive=False, report=Report(ReportStatus.FAILED, 0, Cause.INFRASTRUCTURE, message=message)
                 )
+            # A creation that failed mostly takes its VM with it: one that stays is asked about now and then.
+            asked = ("operation", node.ident)
+            if asked in self._since and self._for_s(*asked) < ASK_OPERATION_S:
+                return seen
+            self._since[asked] = self._now()
             return self._failed_create(seen, handle) or seen
         if node.state is TpuState.DEGRADED and self._for_s("state", node.ident, node.word) > self._site.boot_s:
             message = f"{machine.shown} has been {node.word} for {self._site.boot_s:.0f} s"
