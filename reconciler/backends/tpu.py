@@ -62,6 +62,8 @@ from reconciler.core.transport import Transport
 LISTED_S = 120.0
 EVERY_ZONE = "-"
 ASK_OPERATION_S = 60.0
+# Nobody wants to go on from where these end: a machine that does not answer is not waited for.
+_FOR_GOOD = frozenset({"cancelled", "deleted"})
 CAUSES = {
     "capacity": Cause.CAPACITY,
     "reservation": Cause.CAPACITY,
@@ -468,6 +470,8 @@ class TpuBackend:
         if not self._is_usable(node) or force:
             return self._delete(node)
         told = self._workers.signal(node, run, reason, grace_s)
+        if not told.signalled and told.failed and reason in _FOR_GOOD:
+            return f"no worker answers ({told.failed[0]}); {self._delete(node)}"
         if not told.signalled and told.failed:
             raise OutcomeUnknown(f"No worker of {name} can be told to end the run: {told.failed[0]}")
         if not told.signalled:

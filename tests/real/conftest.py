@@ -20,7 +20,7 @@ from tests.lab.sshd import Lab, ssh_lab
 __all__ = ["ssh_lab"]
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-WAIT_S = 30.0
+WAIT_S = 90.0
 
 
 @dataclass(frozen=True)
