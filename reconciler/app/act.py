@@ -347,7 +347,7 @@ def _settle(
 
 def _bill(machine: Machine, ports: Ports) -> Billed:
     """What it has cost until now, when its end was asked for: asked for again, what stands then counts."""
-    return Billed(machine.run_id, f"{machine.shown} ({machine.ident})", cost_of(machine, ports.clock.now()))
+    return Billed(machine.run_id, machine.key, cost_of(machine, ports.clock.now()))
 
 
 def _refused_for_good(run: Run, message: str) -> Line:

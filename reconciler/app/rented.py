@@ -79,7 +79,6 @@ def open_tpu(
         fixed=not host.per_run,
         chip=kind.chip,
         chips=kind.chips,
-        hosts=kind.hosts,
         project=host.project or _default_project(),
         disposal=Disposal(DeleteOn(host.delete_on_exit), host.keep_for_s, host.ttl_s),
         price_per_hour=price,

@@ -28,6 +28,7 @@ from reconciler.backends.tpu_marks import (
 from reconciler.backends.tpu_refusals import of_request
 from reconciler.backends.tpu_workers import Abreast, Workers
 from reconciler.core.cause import Cause
+from reconciler.core.chips import parse_accelerator_type
 from reconciler.core.errors import OutcomeUnknown, ReconcilerError, Rejected
 from reconciler.core.job import Json, TpuOverrides
 from reconciler.core.machine import DeleteOn, Disposal, Machine
@@ -76,14 +77,13 @@ CAUSES = {
 class TpuSite:
     """What the inventory says of the host beyond its paths. `wish` is the VM without name, zone, and what is ours in it. `fixed`:
     the host's name is the VM's, else each run's VM has the run's name. `capacity_s` and `boot_s`: how long a VM may take to
-    come, and then to be reachable with its run begun. `hosts`: how many machines a VM has."""
+    come, and then to be reachable with its run begun."""
 
     wish: NodeWish
     zones: tuple[str, ...]
     fixed: bool
     chip: str
     chips: int
-    hosts: int = 1
     project: str = ""
     disposal: Disposal = field(default_factory=Disposal)
     price_per_hour: float | None = None
@@ -234,7 +234,15 @@ class TpuBackend:
 
     def _is_usable(self, node: TpuNode) -> bool:
         """Can all its machines be logged in to? READY may come before the last address."""
-        return node.state is TpuState.READY and len(node.endpoints) >= self._site.hosts
+        return node.state is TpuState.READY and len(node.endpoints) >= self._machines(node)
+
+    @staticmethod
+    def _machines(node: TpuNode) -> int:
+        """How many it has, by its own type: the inventory may name another one by now."""
+        try:
+            return parse_accelerator_type(node.accelerator_type).hosts
+        except ValueError:
+            return 1
 
     def _handle(self, run: Run, node: TpuNode | None = None, operation: str = "") -> Handle:
         zone, name = (node.zone, node.name) if node is not None else self._place(run)
@@ -276,7 +284,7 @@ class TpuBackend:
         name = self._settings.name
         known = {item.run.run_id: item for item in look.known}
         zones = {*self._site.zones, *(self._place(item.run, item.handle)[0] for item in look.known)}
-        found = self._find(self._list(zones), known)
+        found = self._find(self._list(zones), known, everybodys=look.scan)
         self._places = {run_id: (node.zone, node.name) for run_id, (node, _, _) in found.nodes.items()}
         sightings: dict[str, Sighting] = {}
         for run_id, (node, run, machine) in found.nodes.items():
@@ -309,7 +317,7 @@ class TpuBackend:
         named = [self._control.list(zone) for zone in sorted(zones)]
         return [*named, Listing(EVERY_ZONE, elsewhere, waiting)]
 
-    def _find(self, listings: Sequence[Listing], known: Mapping[str, Known]) -> _Found:
+    def _find(self, listings: Sequence[Listing], known: Mapping[str, Known], *, everybodys: bool) -> _Found:
         found = _Found()
         site = self._site
         for listing in listings:
@@ -318,7 +326,7 @@ class TpuBackend:
             made = {(node.zone, node.request) for node in listing.nodes}
             for node in listing.nodes:
                 run = run_of(node)
-                if run is None or not self._is_here(run):
+                if run is None or not self._is_here(run, everybodys):
                     continue
                 waits = node.state in (TpuState.COMING, TpuState.READY)
                 machine = machine_of(node, run, wait_s=site.capacity_s + site.boot_s if waits else None)
@@ -327,22 +335,24 @@ class TpuBackend:
                 # Should one run have two VMs (somebody renamed the host meanwhile), the one that we know of is the run's.
                 minded = known.get(run.run_id)
                 asked = minded.handle.native.get("node") if minded is not None and minded.handle is not None else None
-                if run.run_id not in found.nodes or node.name == asked:
+                other = found.nodes.get(run.run_id)
+                foreign = other is not None and run.owner == self._owner != other[1].owner
+                if other is None or foreign or (node.name == asked and run.owner == other[1].owner):
                     found.nodes[run.run_id] = (node, run, machine)
             for request in listing.requests:
                 if (request.zone, request.name) in made:
                     continue
                 made_for = run_of(request)
-                if made_for is None or not self._is_here(made_for):
+                if made_for is None or not self._is_here(made_for, everybodys):
                     continue
                 machine = waiting_machine(request, made_for, wait_s=None)
                 found.machines.append(machine)
                 found.waiting[made_for.run_id] = (machine, made_for)
         return found
 
-    def _is_here(self, run: Run) -> bool:
+    def _is_here(self, run: Run, everybodys: bool) -> bool:
         """Several hosts of an inventory may share a zone; each minds the VMs that it made, one those of hosts that are gone."""
-        if self._owner and run.owner != self._owner:
+        if self._owner and run.owner != self._owner and not everybodys:
             return False
         return run.host == self._settings.name or self._site.heirs_of(run.host)
 
@@ -373,6 +383,13 @@ class TpuBackend:
         if node.state is TpuState.DEGRADED and self._for_s("state", node.ident, node.word) > self._site.boot_s:
             message = f"{machine.shown} has been {node.word} for {self._site.boot_s:.0f} s"
             return replace(seen, broken=True, report=_lost(message))
+        if begun and node.state is TpuState.READY and not self._is_usable(node):
+            # Its run is on it, and an address is missing for a moment: silence, not a new VM.
+            seen = replace(seen, machine=replace(machine, ready=True), error=f"an address of {node.name} is missing")
+            if self._for_s("addresses", node.ident) > self._site.boot_s:
+                return replace(seen, broken=True, report=_lost(f"{machine.shown}: an address is missing for too long"))
+            return seen
+        self._since.pop(("addresses", node.ident), None)
         if not self._is_usable(node):
             return seen
         parts = self._workers.look(node, run)
@@ -467,7 +484,7 @@ class TpuBackend:
             return self._withdraw(zone, name, run) or "already gone"
         if is_anothers(node, run):
             raise Rejected(f"{name} in {zone} was made by another reconciler with a state of its own; it is left alone")
-        if not self._is_usable(node) or force:
+        if node.state is not TpuState.READY or not node.endpoints or force:
             return self._delete(node)
         told = self._workers.signal(node, run, reason, grace_s)
         if not told.signalled and told.failed and reason in _FOR_GOOD:

@@ -58,10 +58,16 @@ def spending(
                 machines=found.machines + 1,
                 chips=found.chips + host.rented.chips,
                 per_hour=found.per_hour + price,
-                total=found.total + cost_of(machine, now),
+                total=found.total + cost_of(machine, now) - _billed(memories.get(machine.job), machine),
                 unpriced=found.unpriced or not price,
             )
     return found
+
+
+def _billed(memory: Memory | None, machine: Machine) -> float:
+    """What of its cost is in the memory of its job already."""
+    billed = memory.billed if memory is not None else None
+    return billed[1] if billed is not None and billed[0] == machine.key else 0.0
 
 
 def cost_of(machine: Machine, now: float) -> float:

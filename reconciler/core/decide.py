@@ -65,6 +65,8 @@ def tend(
     """
     lines: list[Line] = []
     action: Action | None = None
+    if stray is not None and stray.machine is not None and not is_readable(stray, decode):
+        stray = None
     if memory.run is None and stray is not None and stray.run is not None and _adoptable(memory, desired, stray):
         lines.append(Adopted(stray.run, stray.handle))
         memory = fold(memory, lines[0], now)
@@ -75,9 +77,9 @@ def tend(
     run = memory.run
     if run is None:
         return Tended(memory, tuple(lines), None, action)
-    if run.host not in observation.censuses:
+    if observation.look(run.host, run.run_id).presence is Presence.UNKNOWN:
         heir = _heir(run, observation)
-        if heir is not None:
+        if heir is not None and heir != run.host:
             moved = Edited(run.run_id, replace(run, host=heir))
             lines.append(moved)
             memory, run = fold(memory, moved, now), moved.run
@@ -149,6 +151,17 @@ def tend(
         now=now,
     )
     return replace(after, lines=(*lines, *after.lines))
+
+
+def is_readable(seen: Sighting, decode: Decode) -> bool:
+    """Can the record of the run that a machine carries be understood? Somebody may have edited it."""
+    if seen.run is None:
+        return False
+    try:
+        decode(seen.run.normal)
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return False
+    return True
 
 
 def _heir(run: Run, observation: Observation) -> str | None:
@@ -260,7 +273,7 @@ def _alive(
         spec = decode((desired or run).normal)
         ending = _must_end(memory, run, seen, seen.machine, spec, decode, now)
         if ending is not None:
-            return ending
+            return ending if memory.stop is None else _stopping(memory, run, seen, decode, now)
     if frozen:
         return Verdict(
             _view(
@@ -402,7 +415,7 @@ def _stopping(memory: Memory, run: Run, seen: Sighting, decode: Decode, now: flo
         assert again.action is not None
         assert isinstance(again.action.effect, Stop)
         # A machine that costs is not waited for until somebody can be told on it.
-        silent = seen.machine is not None and now - memory.stop_since > spec.grace_s + SILENT_S
+        silent = seen.machine is not None and memory.stop_at - memory.stop_since > spec.grace_s + SILENT_S
         effect = replace(again.action.effect, forced=bool(seen.stopping) or silent)
         return replace(again, action=replace(again.action, effect=effect))
     return Verdict(_view(memory, run, Phase.TERMINATING, "Stopping", message, seen.report))

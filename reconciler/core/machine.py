@@ -55,6 +55,11 @@ class Machine:
     """The name of the queued request that it came, or will come, from."""
 
     @property
+    def key(self) -> str:
+        """Of this very machine, also among those that had its name before."""
+        return f"{self.shown} ({self.ident})"
+
+    @property
     def shown(self) -> str:
         """As people name it."""
         return f"{self.name} in {self.zone}"

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from reconciler.core.actions import Action, Release, Start, Verb, Verdict, View
 from reconciler.core.cause import Cause
 from reconciler.core.cost import Spending, over, spending
-from reconciler.core.decide import Decode, Tended, launch, rest, tend, wait
+from reconciler.core.decide import Decode, Tended, is_readable, launch, rest, tend, wait
 from reconciler.core.errors import Problem
 from reconciler.core.inventory import Limits
 from reconciler.core.job import Desired, Json
@@ -177,7 +177,11 @@ def _release(world: World, tended: dict[JobKey, Tended]) -> tuple[tuple[Machine,
             state = tended.get(key) or Tended(world.memories.get(key) or Memory(key), ())
             seen = census.look(machine.run_id)
             may_live = seen.alive or seen.presence is Presence.UNKNOWN
-            started = machine.ready and not seen.unfinished
+            if state.memory.run is None and seen.run is not None and not is_readable(seen, world.decode):
+                kept.append((machine, Fate(False, "the record of its run cannot be read, so that nobody minds it")))
+                continue
+            # Neither asked for, nor coming, nor waiting for its start: what runs there stays, in repair or in a state not known here.
+            started = bool(machine.ident) and not seen.unfinished and (machine.ready or machine.wait_s is None)
             if may_live and state.memory.released and started and not outlived(machine, machine.disposal, world.now):
                 kept.append((machine, Fate(False, "its run was let go of, and may run on")))
                 continue

@@ -29,7 +29,7 @@ from reconciler.source.deliver import deliver_runtime, runtime_path
 from reconciler.transports.local import LocalTransport
 from tests.backends.sites import Switch
 from tests.emulators.tpu.emulator import GET_LIBRARY, Emulator, have_library
-from tests.worlds import job, run_of
+from tests.worlds import OWNER, job, run_of
 
 pytestmark = [pytest.mark.real, pytest.mark.skipif(not have_library(), reason=GET_LIBRARY)]
 
@@ -79,6 +79,7 @@ class World:
             open_worker=open_worker,
             install=lambda transport: deliver_runtime(transport, share, self._bundle.data, deadline_s=60.0) and None,
             abreast=one_after_another,
+            owner=OWNER,
             now=lambda: self.tpu.now,
         )
 

@@ -345,7 +345,9 @@ def test_blind_host_with_nothing_open_is_said(tmp_path, bundle, tpu):
 def test_ready_without_all_endpoints(tmp_path, bundle, tpu):
     desk = TpuDesk(tmp_path, bundle, tpu)
     desk.world.site = replace(
-        desk.world.site, wish=replace(desk.world.site.wish, accelerator_type="v4-32"), chips=16, hosts=4
+        desk.world.site,
+        wish=replace(desk.world.site.wish, accelerator_type="v4-32"),
+        chips=16,
     )
     desk.killed()
     desk.tpu.fault("CreateNode", endpoints="partial")
