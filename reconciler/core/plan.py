@@ -180,7 +180,7 @@ def _release(world: World, tended: dict[JobKey, Tended]) -> tuple[tuple[Machine,
             if state.memory.run is None and seen.run is not None and not is_readable(seen, world.decode):
                 kept.append((machine, Fate(False, "the record of its run cannot be read, so that nobody minds it")))
                 continue
-            # Neither asked for, nor coming, nor waiting for its start: what runs there stays, in repair or in a state not known here.
+            # Neither asked for, nor coming, nor waiting for its start: what runs there stays, in repair or in an unknown state.
             started = bool(machine.ident) and not seen.unfinished and (machine.ready or machine.wait_s is None)
             if may_live and state.memory.released and started and not outlived(machine, machine.disposal, world.now):
                 kept.append((machine, Fate(False, "its run was let go of, and may run on")))

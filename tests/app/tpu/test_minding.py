@@ -135,24 +135,6 @@ def test_bad_normal(desk):
         desk.forget_all()
 
 
-def test_kept_counts_once(tmp_path, bundle, tpu):
-    desk = TpuDesk(tmp_path, bundle, tpu, disposal=Disposal(DeleteOn.SUCCESS))
-    running(desk, suspend=False)
-    desk.want(FOR_EVER, suspend=False)
-    from reconciler.core.memory import Requested
-
-    (k,) = desk.desk.manifests
-    desk.desk.store.lock()
-    desk.desk.store.append([(k, Requested("cancel", "x", None))], commit="")
-    desk.desk.store.unlock()
-    for _ in range(6):
-        s = desk.one_pass()
-        desk.tpu.advance(30)
-
-    s = desk.reconciler.look()
-    [m for c in s.world.observation.censuses.values() for m in c.machines]
-
-
 def test_quiet(desk):
     running(desk)
     n = len(kinds(desk))
