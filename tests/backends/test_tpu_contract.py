@@ -51,6 +51,7 @@ class TpuContractSite:
         backend._control = TpuClientControl(
             self.tpu.world.project, endpoint=f"http://{self.tpu.grpc}", patience=Patience(tries_s=0.5, pause_s=0.05)
         )
+        backend._owner = ""  # the runs of the contract are of several owners
         submit = backend.submit
 
         def until_begun(submissions: Sequence[Submission]) -> Mapping[str, Accepted | Declined]:
