@@ -12,6 +12,8 @@ from reconciler.app.doctor_queue import examine_queue
 from reconciler.app.finding import Finding
 from reconciler.app.lanes import Lanes
 from reconciler.app.wiring import Hosts, Settings, find_place, machines_folder, read_inventory, transport_settings
+from reconciler.backends.tpu import TpuBackend
+from reconciler.core.chips import topology_of
 from reconciler.core.errors import ReconcilerError
 from reconciler.core.inventory import Cluster, LocalHost, PlainHost, SlurmHost, TpuHost
 from reconciler.core.protocols import Look
@@ -112,8 +114,15 @@ def _rented(host: TpuHost, hosts: Hosts) -> Iterable[Finding]:
     """The control plane: may we ask it, and what of ours is there?"""
     census = hosts.backend(host.name).observe(Look())
     count = len(census.machines)
-    found = f"{count} machine{'' if count == 1 else 's'} of ours" if census.complete else census.error
+    found = f"{count} machine{'' if count == 1 else 's'} made for this host" if census.complete else census.error
     yield Finding(host.name, "control plane", census.complete, found)
+    if census.complete and topology_of(host.accelerator_type) is None:
+        backend = hosts.backend(host.name)
+        assert isinstance(backend, TpuBackend)
+        lacking = backend.not_offered()
+        said = f"{host.accelerator_type} is not offered in {', '.join(lacking)}" if lacking else host.accelerator_type
+        fix = f"See `gcloud compute tpus accelerator-types list --zone={lacking[0]}`." if lacking else ""
+        yield Finding(host.name, "accelerator type", not lacking, said, fix)
     key = Path(host.ssh_key).expanduser()
     fix = "" if key.exists() else f"Make one: `ssh-keygen -t ed25519 -f {key}`, or name another in the host's ssh_key."
     yield Finding(host.name, "ssh key", key.exists(), str(key) if key.exists() else f"{key} does not exist", fix)

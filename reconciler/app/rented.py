@@ -22,7 +22,7 @@ from reconciler.core.solve import Rented
 from reconciler.core.tpu import NodeWish, TpuNode
 from reconciler.core.transport import Transport
 from reconciler.transports.registry import SSH_CONFIG_VARIABLE, open_transport
-from reconciler.transports.rented import Machine, settings_for
+from reconciler.transports.rented import Login, settings_for
 
 
 def zones_of(host: TpuHost) -> tuple[str, ...]:
@@ -137,7 +137,7 @@ def _opener(host: TpuHost, control: Control, user: str, folder: Path) -> Callabl
             known.update(control.host_keys(node.zone, node.name))
         named = os.environ.get(SSH_CONFIG_VARIABLE)
         settings = settings_for(
-            Machine(
+            Login(
                 f"tpu-{node.name}-{node.ident or 'x'}-{rank}",
                 address,
                 host.ssh_port,

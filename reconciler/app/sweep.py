@@ -1,4 +1,4 @@
-"""Every rented machine that carries our mark, in every zone of the inventory: what needs it, and the deletion of the rest."""
+"""Every rented machine that carries our mark, in any zone: what needs it, and the deletion of the rest."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ from reconciler.core.cause import Cause
 from reconciler.core.chips import parse_accelerator_type
 from reconciler.core.errors import OutcomeUnknown, ReconcilerError, Rejected
 from reconciler.core.job import Json, TpuOverrides
-from reconciler.core.machine import DeleteOn, Disposal, Machine
+from reconciler.core.machine import Disposal, Machine
 from reconciler.core.observation import Capacity, Census, Presence, Report, ReportStatus, Sighting
 from reconciler.core.protocols import (
     Accepted,
@@ -44,6 +44,7 @@ from reconciler.core.protocols import (
     Look,
     Submission,
 )
+from reconciler.core.release import disposal_of
 from reconciler.core.run import Handle, Run
 from reconciler.core.tpu import (
     Begun,
@@ -150,11 +151,7 @@ class TpuBackend:
     def _wish(self, run: Run, given: TpuOverrides) -> NodeWish:
         """The host's VM, with what the job's `spec.tpu` puts in place of it."""
         site = self._site
-        disposal = Disposal(
-            site.disposal.delete if given.delete_on_exit is None else DeleteOn(given.delete_on_exit),
-            site.disposal.keep_s if given.keep_for_s is None else given.keep_for_s,
-            site.disposal.ttl_s if given.ttl_s is None else given.ttl_s,
-        )
+        disposal = disposal_of(site.disposal, given)
         metadata = {**site.wish.metadata, **given.metadata, **metadata_of(run, disposal, site.price_per_hour)}
         metadata.setdefault("enable-guest-attributes", "TRUE")  # by which the machines tell their host keys
         if site.keys:
@@ -232,6 +229,11 @@ class TpuBackend:
             return Accepted(self._handle(item.run, made.node), repeated=True)
         return self._launch(item, made.node)
 
+    def not_offered(self) -> tuple[str, ...]:
+        """Of the host's zones, those that do not offer its accelerator type. Raises what the control raises."""
+        kind = self._site.wish.accelerator_type
+        return tuple(zone for zone in self._site.zones if kind not in self._control.types(zone))
+
     def _is_usable(self, node: TpuNode) -> bool:
         """Can all its machines be logged in to? READY may come before the last address."""
         return node.state is TpuState.READY and len(node.endpoints) >= self._machines(node)
@@ -285,7 +287,8 @@ class TpuBackend:
         known = {item.run.run_id: item for item in look.known}
         zones = {*self._site.zones, *(self._place(item.run, item.handle)[0] for item in look.known)}
         found = self._find(self._list(zones), known, everybodys=look.scan)
-        self._places = {run_id: (node.zone, node.name) for run_id, (node, _, _) in found.nodes.items()}
+        self._places = {run_id: (machine.zone, machine.name) for run_id, (machine, _) in found.waiting.items()}
+        self._places |= {run_id: (node.zone, node.name) for run_id, (node, _, _) in found.nodes.items()}
         sightings: dict[str, Sighting] = {}
         for run_id, (node, run, machine) in found.nodes.items():
             sightings[run_id] = self._sight(node, run, machine, known.get(run_id))
@@ -498,9 +501,8 @@ class TpuBackend:
         return "signalled" if not told.failed else f"signalled on {told.signalled} of {told.count} workers"
 
     def _withdraw(self, zone: str, name: str, run: Run) -> str:
-        """Delete the request of a run that has no VM yet; "" when there is none of ours."""
-        if self._site.wish.queued_s is None:
-            return ""
+        """Delete the request of a run that has no VM yet; "" when there is none of ours. Whether the inventory asks by requests
+        now does not matter: this one may have been made before an edit."""
         listing = self._control.list(zone)
         for request in listing.requests:
             if request.name == name and is_of(request.labels, run) and not is_anothers(request, run):

@@ -282,8 +282,7 @@ class TpuClientControl:
     @property
     def _project(self) -> str:
         if not self._given:
-            named = os.environ.get("CLOUDSDK_CORE_PROJECT") or os.environ.get("GOOGLE_CLOUD_PROJECT")
-            self._given = named or default_project()
+            self._given = default_project()
         if not self._given:
             raise refusals.no_project()
         return self._given

@@ -25,7 +25,7 @@ class Spending:
     unpriced: bool = False
     blind: tuple[str, ...] = ()
 
-    def and_(self, placement: Placement) -> Spending:
+    def with_one(self, placement: Placement) -> Spending:
         """With one more machine."""
         price = placement.price_per_hour or 0.0
         return replace(
@@ -79,7 +79,7 @@ def cost_of(machine: Machine, now: float) -> float:
 
 def over(limits: Limits, before: Spending, placement: Placement) -> tuple[str, bool] | None:
     """Why one more machine is too much, and whether that will not change by waiting; None when it is not."""
-    after = before.and_(placement)
+    after = before.with_one(placement)
     if limits == Limits():
         return None
     if before.blind:

@@ -336,7 +336,7 @@ def _must_end(
         said = report.message.partition("\n")[0] if report else "no report"
         why = f"a part of it ended ({said}); the rest is ended too"
         return _stop(memory, run, seen, Verb.CANCEL, Cause.INFRASTRUCTURE, "GangBroken", why, decode)
-    disposal = disposal_of(machine, spec.tpu)
+    disposal = disposal_of(machine.disposal, spec.tpu)
     if outlived(machine, disposal, now):
         why = f"{machine.shown} has reached its ttl of {disposal.ttl_s:.0f} s"
         return _stop(memory, run, seen, Verb.CANCEL, Cause.TIMEOUT, "TtlReached", why, decode)

@@ -195,13 +195,13 @@ def _release(world: World, tended: dict[JobKey, Tended]) -> tuple[tuple[Machine,
                 continue  # minded as a run, or as a stray
             desired = world.desired.get(key)
             if desired is not None:
-                machine = replace(machine, disposal=disposal_of(machine, world.decode(desired.normal).tpu))  # noqa: PLW2901
-            found = fate(machine, state.memory, world.now)
-            if found is None:
-                continue
-            if not found.delete:
-                kept.append((machine, found))
+                asked = disposal_of(machine.disposal, world.decode(desired.normal).tpu)
+                found = fate(replace(machine, disposal=asked), state.memory, world.now)
             else:
+                found = fate(machine, state.memory, world.now)
+            if found is not None and not found.delete:
+                kept.append((machine, found))
+            elif found is not None:
                 tended[key] = _delete(state, key, machine, host, found.why)
     return tuple(kept)
 
@@ -269,7 +269,7 @@ def _settle(
             placement = verdict.action.effect.placement
             if placement is not None:
                 taken.take(placement.host, placement.gpus)
-                spent = spent if placement.price_per_hour is None else spent.and_(placement)
+                spent = spent if placement.price_per_hour is None else spent.with_one(placement)
                 taken.promise(placement.host, placement.machines)
     return verdicts
 

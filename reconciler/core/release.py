@@ -24,9 +24,9 @@ class Fate:
     until: float = 0.0
 
 
-def disposal_of(machine: Machine, given: TpuOverrides) -> Disposal:
-    """What its job's manifest asks for by now, over what it was made with: an edit reaches a machine that is there."""
-    made = machine.disposal
+def disposal_of(made: Disposal, given: TpuOverrides) -> Disposal:
+    """What a job's manifest asks for, over what its host says, or over what its machine was made with: an edit reaches a machine
+    that is there."""
     return Disposal(
         made.delete if given.delete_on_exit is None else DeleteOn(given.delete_on_exit),
         made.keep_s if given.keep_for_s is None else given.keep_for_s,

@@ -18,7 +18,7 @@ SCAN_S = 15.0
 
 
 @dataclass(frozen=True, slots=True)
-class Machine:
+class Login:
     """`alias` is unique to this machine, also among those that had its name and address before. `key` is its host key as a
     known_hosts line has it (`ssh-ed25519 AAAA...`), "" where nobody told it."""
 
@@ -30,27 +30,29 @@ class Machine:
     key: str = ""
 
 
-def settings_for(machine: Machine, folder: Path, *, include: Path | None, timeout_s: float) -> TransportSettings:
+def settings_for(login: Login, folder: Path, *, include: Path | None, timeout_s: float) -> TransportSettings:
     """Write what ssh needs to know below `folder`, and how to reach the machine with it. Raises Unreachable when its key has to
     be asked of it, and it does not answer; Rejected for an address that could be taken for something else."""
-    for text in (machine.alias, machine.address, machine.user):
+    for text in (login.alias, login.address, login.user):
         if not text or text.startswith("-") or any(c.isspace() or not c.isprintable() or c in "\"'#" for c in text):
             raise Rejected(f"{text!r} cannot stand in an ssh configuration")
+    if any(c == '"' or not c.isprintable() for c in login.identity):
+        raise Rejected(f"The key's path {login.identity!r} cannot stand in an ssh configuration")
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    known = folder / f"{machine.alias}.known_hosts"
-    if machine.key:
-        _write(known, f"{machine.alias} {machine.key}\n")
+    known = folder / f"{login.alias}.known_hosts"
+    if login.key:
+        _write(known, f"{login.alias} {login.key}\n")
     elif not known.exists():
-        _write(known, "".join(f"{machine.alias} {key}\n" for key in _scan(machine)))
-    config = folder / f"{machine.alias}.config"
+        _write(known, "".join(f"{login.alias} {key}\n" for key in _scan(login)))
+    config = folder / f"{login.alias}.config"
     lines = [
-        f"Host {machine.alias}",
-        f"    HostName {machine.address}",
-        f"    Port {machine.port}",
-        f"    User {machine.user}",
-        f'    IdentityFile "{machine.identity}"',
+        f"Host {login.alias}",
+        f"    HostName {login.address}",
+        f"    Port {login.port}",
+        f"    User {login.user}",
+        f'    IdentityFile "{login.identity}"',
         "    IdentitiesOnly yes",
-        f"    HostKeyAlias {machine.alias}",
+        f"    HostKeyAlias {login.alias}",
         f'    UserKnownHostsFile "{known}"',
         "    GlobalKnownHostsFile none",
         "    StrictHostKeyChecking yes",
@@ -58,20 +60,20 @@ def settings_for(machine: Machine, folder: Path, *, include: Path | None, timeou
         *([f'    Include "{include}"'] if include is not None and include.exists() else []),
     ]
     _write(config, "\n".join(lines) + "\n")
-    return TransportSettings("fabric", machine.alias, connect_timeout_s=timeout_s, ssh_config=config)
+    return TransportSettings("fabric", login.alias, connect_timeout_s=timeout_s, ssh_config=config)
 
 
-def _scan(machine: Machine) -> list[str]:
+def _scan(login: Login) -> list[str]:
     """The keys that it offers. ssh-keyscan(1)."""
-    argv = ("ssh-keyscan", "-T", str(int(SCAN_S)), "-p", str(machine.port), "--", machine.address)
+    argv = ("ssh-keyscan", "-T", str(int(SCAN_S)), "-p", str(login.port), "--", login.address)
     try:
         done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=2 * SCAN_S)
     except (subprocess.TimeoutExpired, OSError) as error:
-        raise Unreachable(f"{machine.address}: its host key cannot be asked: {error}") from None
+        raise Unreachable(f"{login.address}: its host key cannot be asked: {error}") from None
     lines = (line.split(None, 1) for line in done.stdout.decode("ascii", "replace").splitlines() if line[:1] != "#")
     keys = [parts[1].strip() for parts in lines if len(parts) == 2]
     if not keys:
-        raise Unreachable(f"{machine.address}: no ssh server answers on port {machine.port} yet")
+        raise Unreachable(f"{login.address}: no ssh server answers on port {login.port} yet")
     return keys
 
 

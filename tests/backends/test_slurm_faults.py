@@ -1091,3 +1091,17 @@ def test_what_was_prepared_behind_a_scheduler_that_fell_silent_is_taken_back(wor
     answers = world.submit(*runs)
     assert all(isinstance(answers[run.run_id], Accepted) for run in runs)
     assert all(len(world.jobs(run)) == 1 for run in runs)
+
+
+@pytest.mark.parametrize("how", ["kill-caller", "kill-caller-before"])
+def test_a_login_node_that_dies_with_several_submissions_on_their_way_doubles_none(world: World, how, monkeypatch):
+    """Overlapping submissions keep the order of each: claim, note, sbatch. Whatever of it was done, each is in the queue once."""
+    monkeypatch.setattr(batch_judge, "UNSENT_S", 0.0)
+    world.slurm.set(paused=True)  # none begins, so that none tells by beginning that it was sent
+    runs = [world.run(FOR_EVER) for _ in range(8)]
+    world.slurm.fault("sbatch", how)
+    assert len(world.submit(*runs)) < len(runs)
+    for _ in range(3):
+        world.until(lambda: all(world.see(run).presence is not Presence.UNKNOWN for run in runs))
+        world.submit(*runs)
+    assert [len(world.jobs(run)) for run in runs] == [1] * 8

@@ -22,6 +22,7 @@ from reconciler.core.machine import Disposal
 from reconciler.core.observation import Presence, ReportStatus, Sighting
 from reconciler.core.protocols import Accepted, Declined, Facts, Known, LogCursor, Look
 from reconciler.core.run import Run
+from reconciler.core.secret import Secret
 from reconciler.core.tpu import NodeWish, TpuNode
 from reconciler.core.transport import Transport
 from reconciler.load.normal import decode
@@ -420,6 +421,43 @@ def test_a_queued_request_that_fails_is_told_and_deleted(tmp_path, bundle, tpu):
     (machine,) = world.machines()
     assert machine.dead
     world.backend.release(machine)
+    tpu.advance(600)
+    assert tpu.queued() == {}
+    world.backend.close()
+
+
+def test_a_secret_reaches_the_program_and_nothing_that_google_is_told(world: World, tmp_path):
+    out = tmp_path / "told"
+    run = world.run(command=["sh", "-c", f'echo "$TOKEN" >> {out}'])
+    secrets = {"TOKEN": Secret("canary-7f3a")}
+    assert isinstance(world.submit(run, secrets=secrets), Accepted)
+    world.tpu.advance(600)
+    known = Known(run, world.submit(run, secrets=secrets).handle)
+    world.until(lambda: not world.see(known).alive)
+    assert out.read_text().split() == ["canary-7f3a"] * 4
+    assert "canary" not in repr([(call.request, call.answer) for call in world.tpu.calls()])
+    assert "canary" not in repr(world.backend.render(run, Facts(decode(run.normal), None, secrets)).body)
+
+
+def test_zones_that_do_not_offer_the_type_are_named(tmp_path, bundle):
+    with Emulator(zones={ZONE: ["v4"], OTHER: ["v5p"]}) as tpu:
+        world = World(tmp_path, bundle, tpu)
+        world.site = replace(world.site, zones=(ZONE, OTHER))
+        assert world.open().not_offered() == (OTHER,)
+        world.backend.close()
+
+
+def test_a_waiting_request_is_withdrawn_after_the_inventory_stopped_asking_by_requests(tmp_path, bundle, tpu):
+    world = World(tmp_path, bundle, tpu, wish={"queued_s": 21600.0, "spot": True})
+    tpu.settings(wait_s=100000.0)
+    run = world.run()
+    answer = world.submit(run)
+    world.site = replace(world.site, wish=replace(world.site.wish, queued_s=None), fixed=True)
+    world.backend = world.open("pod")
+    seen = world.see(Known(run))
+    assert seen.alive
+    said = world.backend.cancel(Known(run), reason="deleted", grace_s=1.0)
+    assert "is being deleted" in said, answer
     tpu.advance(600)
     assert tpu.queued() == {}
     world.backend.close()
