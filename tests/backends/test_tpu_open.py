@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 from pathlib import Path
@@ -88,14 +89,16 @@ def test_without_credentials_the_command_is_told(nobody: None) -> None:
 
 
 @needs_library
-def test_without_a_project_the_command_is_told(nobody: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tpu_client, "default_project", lambda: "")
-    control = TpuClientControl("", endpoint="http://127.0.0.1:1")
-    with pytest.raises(AccessRefused) as refused:
-        control.get(ZONE, "n")
-    assert "`gcloud config set project PROJECT`" in refused.value.hint
-    monkeypatch.setenv("CLOUDSDK_CORE_PROJECT", "p")
+def test_without_a_project_the_command_is_told(nobody: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "credentials.json").write_text(
+        json.dumps({"type": "authorized_user", "client_id": "c", "client_secret": "s", "refresh_token": "r"})
+    )
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "credentials.json"))
     quick = tpu_client.Patience(tries_s=0.1, pause_s=0.01)
+    with pytest.raises(AccessRefused) as refused:
+        TpuClientControl("", endpoint="http://127.0.0.1:1", patience=quick).get(ZONE, "n")
+    assert "`gcloud config set project PROJECT`" in refused.value.hint
+    monkeypatch.setenv("GOOGLE_CLOUD_PROJECT", "p")
     with pytest.raises(Unreachable):
         TpuClientControl("", endpoint="http://127.0.0.1:1", patience=quick).get(ZONE, "n")
 
