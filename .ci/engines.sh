@@ -1,11 +1,11 @@
 #!/bin/sh
-# The real engines that tests drive: sshd, ssh, rsync, a Slurm cluster. As root on Debian they are installed; elsewhere the missing
+# The real engines that tests drive: sshd, ssh, rsync, a Slurm cluster, kubectl. As root on Debian they are installed; elsewhere the missing
 # ones are named, and their tests skip with the same words. No system daemon is started: tests run their own.
 set -eu
 missing=""
 for pair in sshd:openssh-server ssh:openssh-client rsync:rsync git:git csh:csh tcsh:tcsh fish:fish zsh:zsh busybox:busybox mksh:mksh ksh:ksh \
     munged:munge slurmctld:slurmctld slurmd:slurmd slurmdbd:slurmdbd sbatch:slurm-client \
-    mariadbd:mariadb-server-core mariadb:mariadb-client-core; do
+    mariadbd:mariadb-server-core mariadb:mariadb-client-core kubectl:kubernetes-client; do
     PATH="$PATH:/usr/sbin:/sbin" command -v "${pair%%:*}" >/dev/null 2>&1 || missing="$missing ${pair#*:}"
 done
 plugins=" slurm-wlm-basic-plugins"   # a package without a command

@@ -11,4 +11,4 @@ pin() { # NAME EXTRA...
     mv ".ci/requirements-$name.new" ".ci/requirements-$name.txt"
 }
 pin demo example
-pin dev example tpu dev
+pin dev example tpu volcano dev
