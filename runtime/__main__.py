@@ -20,6 +20,10 @@ def main(arguments: List[str]) -> int:
         from runtime import step  # noqa: PLC0415
 
         return step.serve(arguments[0], arguments[1:])
+    if len(arguments) == 2 and arguments[0] == "pod":
+        from runtime import pod  # noqa: PLC0415
+
+        return pod.serve(arguments[1])
     from runtime import request  # noqa: PLC0415
 
     if len(arguments) != 1 or arguments[0] not in VERBS:

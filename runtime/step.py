@@ -20,7 +20,7 @@ from runtime.supervise import Supervisor, bring_to_end
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Dict, List
+    from typing import Any, Dict, List, Optional, Type
 
     from runtime.contract import Run
     from runtime.ranks import Ranks
@@ -135,7 +135,7 @@ def _open_record(run: Run, job: Job) -> None:
         signal=None,
         message="",
         end_time=None,
-        slurm_job_id=job.ident,
+        slurm_job_id=job.ident if run["queue"].get("system", "slurm") == "slurm" else None,
         boot_id=process.boot_id(),
         phase_detail="started by the scheduler" + (", restart %d" % job.restart if job.restart else ""),
         restarts=job.restart,
@@ -154,17 +154,23 @@ def _open_record(run: Run, job: Job) -> None:
 def work(run: Run, job: Job) -> int:
     """Supervise the program on this machine. Gives its exit code, 0 only for a run that completed here."""
     place = ranks.of_environment(job.names, os.environ)
-    if not _is_started(run, job):
+    if not is_started(run, job):
         return contract.EXIT_NOT_OURS
     signals.block()
-    node = Node()
     try:
         run["secrets"] = _secrets(run)
     except OSError as error:
         sys.stderr.write("reconciler: the run's secrets are gone: %s\n" % error)
         return contract.EXIT_NO_SECRETS
-    run["ranks"] = ranks.environment(place, job.ident)
     run["limit_s"] = None  # the scheduler keeps the time
+    return attend(run, job, place)
+
+
+def attend(run: Run, job: Job, place: Ranks, kind: Optional[Type[QueuedSupervisor]] = None) -> int:
+    """Supervise the run's program on this machine, whose place in the gang is `place`, to its final record. `run` has its secrets,
+    and is started. Gives the exit code as `work` does."""
+    node = Node()
+    run["ranks"] = ranks.environment(place, job.ident)
     directory = run["status_dir"]
     if place.count > 1:
         run["work_dir"] = os.path.join(run["work_dir"], "node-%d" % place.rank)
@@ -179,7 +185,8 @@ def work(run: Run, job: Job) -> int:
     kept = os.dup(2)
     os.set_inheritable(kept, False)
     _redirect(descriptor)
-    supervisor = QueuedSupervisor(claimed, node, job, record=record, log=log, subreaper=process.subreaper()())
+    kind = kind or QueuedSupervisor
+    supervisor = kind(claimed, node, job, place, record=record, log=log, subreaper=process.subreaper()())
     try:
         result = bring_to_end(claimed, supervisor)
         if _is_displaced(supervisor):
@@ -200,9 +207,9 @@ def _is_displaced(supervisor: QueuedSupervisor) -> bool:
         return False  # not to be known: the end is written, as that of a run that has it to itself
 
 
-def _is_started(run: Run, job: Job) -> bool:
+def is_started(run: Run, job: Job, wait_s: float = VISIBLE_S) -> bool:
     """Wait until this machine sees that our job won the run; another job's win ends it at once."""
-    deadline = time.monotonic() + VISIBLE_S
+    deadline = time.monotonic() + wait_s
     while True:
         try:
             os.listdir(run["status_dir"])  # makes NFS look again
@@ -250,9 +257,10 @@ def _redirect(descriptor: int) -> None:
 class QueuedSupervisor(Supervisor):
     """A supervisor whose machine belongs to a scheduler, which signals, restarts and ends as it likes."""
 
-    def __init__(self, claimed: claim.Claimed, node: Node, job: Job, **more: Any) -> None:
+    def __init__(self, claimed: claim.Claimed, node: Node, job: Job, place: Ranks, **more: Any) -> None:
         super().__init__(claimed, node, **more)
         self._job = job
+        self.place = place
 
     def run_to_end(self) -> Ending:
         """As on any machine; a request that came before our first signal could reach us counts from the start."""
