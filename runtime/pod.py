@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from typing import Any, Dict, Mapping, Optional
 
     from runtime.contract import Run
+    from runtime.prepare import Prepared
     from runtime.ranks import Ranks
     from runtime.record import Ending
-    from runtime.supervise import Prepared
 
 TERMINATION_LOG = "/dev/termination-log"
 MESSAGE_BYTES_MAX = 4096  # of a termination message; the kubelet cuts the rest off

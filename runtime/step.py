@@ -135,7 +135,7 @@ def _open_record(run: Run, job: Job) -> None:
         signal=None,
         message="",
         end_time=None,
-        slurm_job_id=job.ident if run["queue"].get("system", "slurm") == "slurm" else None,
+        slurm_job_id=job.ident if (run["queue"] or {}).get("system", "slurm") == "slurm" else None,
         boot_id=process.boot_id(),
         phase_detail="started by the scheduler" + (", restart %d" % job.restart if job.restart else ""),
         restarts=job.restart,
@@ -167,8 +167,8 @@ def work(run: Run, job: Job) -> int:
 
 
 def attend(run: Run, job: Job, place: Ranks, kind: Optional[Type[QueuedSupervisor]] = None) -> int:
-    """Supervise the run's program on this machine, whose place in the gang is `place`, to its final record. `run` has its secrets,
-    and is started. Gives the exit code as `work` does."""
+    """Supervise the run's program on this machine, whose place in the gang is `place`, to its final record. `run` is started, and
+    has its secrets. Gives the exit code as `work` does."""
     node = Node()
     run["ranks"] = ranks.environment(place, job.ident)
     directory = run["status_dir"]

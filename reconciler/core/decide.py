@@ -269,11 +269,9 @@ def _alive(
     if memory.suspended:
         why = "suspended by request; it checkpoints and stops"
         return _stop(memory, run, seen, Verb.CANCEL, Cause.SUSPENDED, "Suspended", why, decode)
-    if seen.machine is not None:
-        spec = decode((desired or run).normal)
-        ending = _must_end(memory, run, seen, seen.machine, spec, decode, now)
-        if ending is not None:
-            return ending if memory.stop is None else _stopping(memory, run, seen, decode, now)
+    ending = _must_end(memory, run, seen, (desired or run).normal, decode, now)
+    if ending is not None:
+        return ending if memory.stop is None else _stopping(memory, run, seen, decode, now)
     if frozen:
         return Verdict(
             _view(
@@ -328,15 +326,26 @@ def _alive(
 
 
 def _must_end(
-    memory: Memory, run: Run, seen: Sighting, machine: Machine, spec: JobSpec, decode: Decode, now: float
+    memory: Memory, run: Run, seen: Sighting, normal: Mapping[str, Json], decode: Decode, now: float
 ) -> Verdict | None:
-    """What ends a run on a rented machine whatever its manifest says by now, or whether it can be read: it costs."""
+    """What ends a run whatever its manifest says by now, or whether it can be read: it cannot go on, or costs for nothing."""
     report = seen.report
     if seen.broken:
         said = report.message.partition("\n")[0] if report else "no report"
         why = f"a part of it ended ({said}); the rest is ended too"
         return _stop(memory, run, seen, Verb.CANCEL, Cause.INFRASTRUCTURE, "GangBroken", why, decode)
-    disposal = disposal_of(machine.disposal, spec.tpu)
+    patience = seen.patience
+    if patience is not None and now - memory.run_at > patience.wait_s:
+        why = f"{patience.why}; given up after {patience.wait_s:.0f} s"
+        return _stop(memory, run, seen, Verb.CANCEL, patience.cause, "GivenUp", why, decode)
+    return None if seen.machine is None else _must_end_there(memory, run, seen, seen.machine, normal, decode, now)
+
+
+def _must_end_there(
+    memory: Memory, run: Run, seen: Sighting, machine: Machine, normal: Mapping[str, Json], decode: Decode, now: float
+) -> Verdict | None:
+    """What ends a run on a rented machine."""
+    disposal = disposal_of(machine.disposal, decode(normal).tpu)
     if outlived(machine, disposal, now):
         why = f"{machine.shown} has reached its ttl of {disposal.ttl_s:.0f} s"
         return _stop(memory, run, seen, Verb.CANCEL, Cause.TIMEOUT, "TtlReached", why, decode)

@@ -26,6 +26,10 @@ CAPACITY_TIMEOUT_S = 86_400.0
 # Peers see most TPU VMs answer within five minutes; large slices take longer.
 BOOT_TIMEOUT_S = 900.0
 COOLDOWN_S = 600.0
+# What no waiting mends (an image that cannot be pulled, a missing claim, a controller that does nothing) is given up then.
+STUCK_TIMEOUT_S = 1800.0
+LOST_TIMEOUT_S = 600.0
+KEEP_FINISHED_S = 604_800.0
 # Where gcloud keeps its own key for VMs; `gcloud compute tpus tpu-vm ssh` makes it.
 GOOGLE_KEY = "~/.ssh/google_compute_engine"
 
@@ -220,7 +224,9 @@ class Toleration:
 class VolcanoHost:
     """A Kubernetes cluster with Volcano.
 
-    `chips` counts per node and its keys may be any label. Quantities are Kubernetes' text.
+    `chips` counts per node and its keys may be any label. Quantities are Kubernetes' text. `pending_timeout_s`: how long a run
+    may wait for room, None for ever; `stuck_timeout_s`: for what no waiting mends; `lost_timeout_s`: for a node that is silent.
+    `keep_finished_s`: how long an ended run's object stays in the cluster.
     """
 
     name: str
@@ -249,7 +255,18 @@ class VolcanoHost:
     rdma: bool = False
     rdma_per_node: int = 8
     labels: Mapping[str, str] = field(default_factory=dict)
+    rdma_resource_key: str = "rdma/rdma_shared_device_a"
+    annotations: Mapping[str, str] = field(default_factory=dict)
+    image_pull_secrets: tuple[str, ...] = ()
+    image_pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = None
     helper_resources: Mapping[str, str] = field(default_factory=dict)
+    helper_image: str = ""
+    pending_timeout_s: float | None = None
+    stuck_timeout_s: float = STUCK_TIMEOUT_S
+    lost_timeout_s: float = LOST_TIMEOUT_S
+    keep_finished_s: float = KEEP_FINISHED_S
+    poll_s: float = POLL_S
+    python: str | None = None
     uv_groups: tuple[str, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict)
     type: Literal["volcano"] = "volcano"

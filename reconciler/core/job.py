@@ -141,11 +141,31 @@ class TpuOverrides:
 
 
 @dataclass(frozen=True, slots=True)
+class VolcanoOverrides:
+    """What only Kubernetes with Volcano understands, over the host's own values. None and empty: not set.
+
+    Quantities are Kubernetes' text. Selectors, labels and annotations go over the host's key by key.
+    """
+
+    image: str | None = None
+    namespace: str | None = None
+    queue: str | None = None
+    priority_class: str | None = None
+    service_account: str | None = None
+    nodes: int | None = None
+    cpu: str | None = None
+    memory: str | None = None
+    shm_size: str | None = None
+    node_selector: Mapping[str, str] = field(default_factory=dict, hash=False)
+    labels: Mapping[str, str] = field(default_factory=dict, hash=False)
+    annotations: Mapping[str, str] = field(default_factory=dict, hash=False)
+
+
+@dataclass(frozen=True, slots=True)
 class JobSpec:
     """One job as desired.
 
-    `normal` is the normalised document (defaults filled in) that digests and diffs are made of. `overrides` are those of
-    backends without a type of their own, by backend.
+    `normal` is the normalised document (defaults filled in) that digests and diffs are made of.
     """
 
     key: JobKey
@@ -172,7 +192,7 @@ class JobSpec:
     grace_s: float
     slurm: SlurmOverrides
     tpu: TpuOverrides
-    overrides: Mapping[str, Json]
+    volcano: VolcanoOverrides
     normal: Mapping[str, Json] = field(hash=False)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from reconciler.core.cause import Cause
+from reconciler.core.gangs import QueueRoom
 from reconciler.core.machine import Machine
 from reconciler.core.queue import QueueCapacity, QueueJob
 from reconciler.core.run import Handle, Run
@@ -60,6 +61,15 @@ class Report:
 
 
 @dataclass(frozen=True, slots=True)
+class Patience:
+    """How long after its launch a run may stay as it is, in seconds, before it is ended for `cause`; `why` for people."""
+
+    wait_s: float
+    cause: Cause
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class Sighting:
     """One run on one host. `alive` is about processes, `report` about what they wrote; the two may disagree.
 
@@ -67,6 +77,7 @@ class Sighting:
     parts there that could not be asked. `queue` is what a scheduler says of it, where one does; `twins` are further jobs of the
     same run that its queue holds. `machine` is the one rented for it. `unfinished` says what is left to do of its launch, now
     that it can be done; empty: nothing. `broken`: a part of it has ended for good (`report` says how) while others still live.
+    `patience`: it has not begun, and is not waited for without end.
     """
 
     run_id: str
@@ -84,6 +95,7 @@ class Sighting:
     machine: Machine | None = None
     unfinished: str = ""
     broken: bool = False
+    patience: Patience | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,12 +112,14 @@ class Gpu:
 @dataclass(frozen=True, slots=True)
 class Capacity:
     """What a host has, right now. `gpus` None: the host has no driver to ask; `error`: it was asked and failed. `queue` is
-    what lies behind a login node; its own processors are nobody's to use."""
+    what lies behind a login node; its own processors are nobody's to use. `rooms` are the queues of a cluster that schedules
+    gangs, by name."""
 
     cpus: int
     gpus: tuple[Gpu, ...] | None = None
     error: str = ""
     queue: QueueCapacity | None = None
+    rooms: Mapping[str, QueueRoom] | None = field(default=None, hash=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -325,6 +325,7 @@ def _begin(
         taken,
         world.chip_of,
         spec.slurm,
+        spec.volcano,
         tries=memory.unlucky,
         zones=spec.tpu.zones,
     )

@@ -10,14 +10,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from reconciler.core.job import Json, Request, SlurmOverrides
+from reconciler.core import gangs
+from reconciler.core.job import Json, Request, SlurmOverrides, VolcanoOverrides
 from reconciler.core.observation import Capacity, Census, Gpu
 from reconciler.core.partitions import Cannot, Fit, QueueView
 from reconciler.core.partitions import fit as fit_queue
 
 # Rules that fail for want of a question: the host was not asked, or not asked what is free.
 NOT_ASKED = "has not been asked"
-DRIVEN = frozenset({"local", "plain", "slurm", "tpu"})
+DRIVEN = frozenset({"local", "plain", "slurm", "tpu", "volcano"})
 NO_DRIVER = "has no nvidia-smi to tell which accelerators are free"
 
 
@@ -44,9 +45,9 @@ class HostView:
     """What the solver needs to know of a host. `chips` is what the inventory grants per chip; empty means CPU only, None
     whatever the machine turns out to have.
 
-    `slots` bounds CPU jobs at once. An accelerator counts as busy from `busy_mib` of used memory on. `queue` is set for hosts
-    behind which a scheduler decides; there, `chips` caps what one job may ask for, and None is no cap. `poll_s`: what was seen
-    there may be taken for the present this long, unless we changed something.
+    `slots` bounds CPU jobs at once. An accelerator counts as busy from `busy_mib` of used memory on. `queue` or `gang` is set for
+    hosts behind which a scheduler decides; with `queue`, `chips` caps what one job may ask for, and None is no cap. What
+    was seen `poll_s` ago may be taken for the present, unless we changed something.
     """
 
     name: str
@@ -58,6 +59,7 @@ class HostView:
     queue: QueueView | None = None
     poll_s: float = 0.0
     rented: Rented | None = None
+    gang: gangs.GangView | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +130,7 @@ def place(
     taken: Reservations,
     chip_of: Callable[[Gpu], str | None],
     slurm: SlurmOverrides = SlurmOverrides(),  # noqa: B008  frozen
+    volcano: VolcanoOverrides = VolcanoOverrides(),  # noqa: B008
     *,
     tries: int = 0,
     zones: tuple[str, ...] = (),
@@ -157,8 +160,12 @@ def place(
                 why = f"cannot be asked: {census.error}" if census and census.error else NOT_ASKED
                 blind.append(host.name)
                 final = False
-            elif host.queue is not None:
-                fitted = _fit_queue(request, host, host.queue, census.capacity, taken, slurm)
+            elif host.queue is not None or host.gang is not None:
+                fitted = (
+                    _fit_queue(request, host, host.queue, census.capacity, taken, slurm)
+                    if host.queue is not None
+                    else _fit_gang(request, host, census.capacity, taken, volcano)
+                )
                 if isinstance(fitted, Fit) and fitted.now:
                     return _behind(request, host, fitted)
                 if isinstance(fitted, Fit):
@@ -200,6 +207,15 @@ def _fit_queue(
     return found
 
 
+def _fit_gang(
+    request: Request, host: HostView, capacity: Capacity, taken: Reservations, volcano: VolcanoOverrides
+) -> Fit | Cannot:
+    assert host.gang is not None
+    if capacity.rooms is None:
+        return Cannot(f"its queues cannot be read: {capacity.error or 'nothing was said'}", final=False)
+    return gangs.fit(request, host.gang, capacity.rooms, taken.machines.get(host.name, {}), volcano)
+
+
 def _fit_rented(
     request: Request,
     host: HostView,
@@ -227,6 +243,8 @@ def _fit_rented(
 def _behind(request: Request, host: HostView, fitted: Fit) -> Placement:
     kind = fitted.place["gpu_type"]
     chip = request.chip
+    if chip is None and host.gang is not None and kind:
+        chip = str(kind)
     if chip is None and host.queue is not None and kind:
         chip = next((name for name, known in host.queue.types.items() if known == kind), str(kind))
     return Placement(host.name, None, chip, fitted.place, fitted.words, fitted.taken)
@@ -249,6 +267,8 @@ def _forbidden(request: Request, host: HostView) -> str | None:
         return f"its cluster {host.cluster} is in request.exclude_clusters"
     if host.rented is not None:
         return _too_little(request, host.rented)
+    if host.gang is not None:
+        return None  # its chips are counted per node
     if request.min_chips == 0 or host.chips is None:
         return None
     granted = _granted(request, host.chips)

@@ -96,6 +96,10 @@ _DURATIONS = (
     "capacity_timeout",
     "boot_timeout",
     "cooldown",
+    "pending_timeout",
+    "stuck_timeout",
+    "lost_timeout",
+    "keep_finished",
 )
 
 

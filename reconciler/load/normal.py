@@ -24,6 +24,7 @@ from reconciler.core.job import (
     Source,
     Stage,
     TpuOverrides,
+    VolcanoOverrides,
 )
 from reconciler.core.names import JobKey
 from reconciler.core.quantity import bytes_of, seconds
@@ -37,8 +38,6 @@ Wrong = tuple[tuple[str | int, ...], str]
 # Plain JSON below this point: the schema has vouched for its shape.
 _Doc = dict[str, Any]
 _DEFAULTS = cast(_Doc, DEFAULTS)
-# Backends whose overrides are passed on as they are written.
-BACKENDS = ("volcano",)
 _BUDGETS = ("preemption", "infrastructure", "failure", "timeout", "out_of_memory", "cancelled")
 
 
@@ -148,6 +147,13 @@ def _tpu(value: _Doc) -> _Doc:
     return given
 
 
+def _volcano(value: _Doc) -> _Doc:
+    """Only what is set; quantities as text, however they were written."""
+    given = {name: item for name, item in value.items() if item not in (None, {})}
+    return given | {name: str(given[name]) for name in _QUANTITIES if name in given}
+
+
+_QUANTITIES = ("cpu", "memory", "shm_size")
 _MAKERS: dict[str, Any] = {
     "generation": int,
     "priority": int,
@@ -161,6 +167,7 @@ _MAKERS: dict[str, Any] = {
     "grace": lambda value: seconds(_int_or_text(value)),
     "slurm": _slurm,
     "tpu": _tpu,
+    "volcano": _volcano,
 }
 
 
@@ -291,7 +298,7 @@ def decode(normal: Mapping[str, Json]) -> JobSpec:
         grace_s=float(spec["grace"]),
         slurm=_overrides(spec["slurm"]),
         tpu=_tpu_overrides(spec["tpu"]),
-        overrides={name: spec[name] for name in BACKENDS if spec[name]},
+        volcano=_volcano_overrides(spec["volcano"]),
         normal=normal,
     )
 
@@ -319,6 +326,19 @@ def _tpu_overrides(tpu: _Doc) -> TpuOverrides:
         ttl_s=None if ttl is None else float(ttl),
         metadata=tpu.get("metadata", {}),
         labels=tpu.get("labels", {}),
+    )
+
+
+_VOLCANO_WORDS = ("image", "namespace", "queue", "priority_class", "service_account", "nodes", *_QUANTITIES)
+
+
+def _volcano_overrides(volcano: _Doc) -> VolcanoOverrides:
+    """A journal may hold one of an older version, which passed on whatever was written."""
+    return VolcanoOverrides(
+        **{name: volcano.get(name) for name in _VOLCANO_WORDS},
+        node_selector=volcano.get("node_selector", {}),
+        labels=volcano.get("labels", {}),
+        annotations=volcano.get("annotations", {}),
     )
 
 

@@ -189,6 +189,14 @@ def _check_depth(data: bytes) -> None:
                     raise _TooDeep(None, None, f"nested deeper than {DEPTH_MAX} levels", _mark(event))
             elif isinstance(event, yaml.CollectionEndEvent):
                 depth -= 1
+    except yaml.YAMLError as error:
+        if "nesting depth" not in str(
+            error
+        ):  # libyaml's own limit, in newer ones; its scanner comes to it before our count
+            raise
+        raise _TooDeep(
+            None, None, f"nested deeper than {DEPTH_MAX} levels", getattr(error, "problem_mark", None)
+        ) from error
     finally:
         loader.dispose()
 

@@ -116,5 +116,5 @@ def test_an_nvidia_smi_that_fails_is_said_and_gives_nothing():
 
 
 def test_schedulers_are_passed_over_with_a_sentence():
-    slurm = HostView("login", "volcano", "hpc", {})
-    assert tried(Request(), [slurm], []).reasons == (("login", "volcano hosts are not driven by this version"),)
+    other = HostView("login", "pbs", "hpc", {})
+    assert tried(Request(), [other], []).reasons == (("login", "pbs hosts are not driven by this version"),)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reconciler.core.diff import changes
-from reconciler.core.job import Checkpoint, Request, Restart, SlurmOverrides, Source
+from reconciler.core.job import Checkpoint, Request, Restart, SlurmOverrides, Source, VolcanoOverrides
 from reconciler.core.names import JobKey
 from reconciler.load.defaults import load_defaults
 from reconciler.load.documents import (
@@ -98,7 +98,7 @@ def test_a_manifest_with_every_field_becomes_a_job() -> None:
         ("kubernetes", ("n", "k")),
     ]
     assert spec.depends_on == (JobKey("lm", "ablations", "tokenize"), JobKey("lm", "ablations", "other"))
-    assert (spec.ttl_s, spec.grace_s, spec.overrides) == (None, 120.0, {})
+    assert (spec.ttl_s, spec.grace_s, spec.volcano) == (None, 120.0, VolcanoOverrides())
     assert spec.slurm == SlurmOverrides(partition="gpu")
     assert spec.source is not None
     assert spec.source.submodules

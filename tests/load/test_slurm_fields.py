@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from reconciler.core.cause import Cause, budget
 from reconciler.core.errors import ManifestError
 from reconciler.core.inventory import SlurmHost
-from reconciler.core.job import JobSpec, Restart, SlurmOverrides
+from reconciler.core.job import JobSpec, Restart, SlurmOverrides, VolcanoOverrides
 from reconciler.load.directives import refusal_of
 from reconciler.load.documents import Loaded, load_documents
 from reconciler.load.inventory import parse_inventory
@@ -69,7 +69,7 @@ def test_every_override_becomes_typed() -> None:
         directives=("--reservation=maint", "--contiguous", "--licenses=a:4,b"),
         warn_s=300,
     )
-    assert spec.overrides == {}
+    assert spec.volcano == VolcanoOverrides()
 
 
 def test_a_default_that_is_written_out_is_silence() -> None:
@@ -78,8 +78,9 @@ def test_a_default_that_is_written_out_is_silence() -> None:
     assert spec_of(text).slurm == SlurmOverrides()
 
 
-def test_overrides_of_other_backends_are_as_they_are_written() -> None:
-    assert spec_of("  volcano: {image: a}\n  slurm: {qos: x}\n").overrides == {"volcano": {"image": "a"}}
+def test_overrides_of_several_backends_stand_beside_each_other() -> None:
+    spec = spec_of("  volcano: {image: a, cpu: 2}\n  slurm: {qos: x}\n")
+    assert (spec.volcano, spec.slurm.qos) == (VolcanoOverrides(image="a", cpu="2"), "x")
 
 
 def test_who_requeues_and_how_often_others_may_cancel() -> None:

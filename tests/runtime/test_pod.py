@@ -1,4 +1,4 @@
-"""The first process of a container, run as Kubernetes would run it: its place in the environment, signals, a termination message."""
+"""The first process of a container, run as Kubernetes would: its place in the environment, signals, a termination message."""
 
 from __future__ import annotations
 
@@ -91,7 +91,8 @@ def test_a_run_is_claimed_supervised_shown_and_told(host, start):
     told = container.message
     assert (told["status"], told["exit_code"], told["run_id"]) == ("completed", 0, run["run_id"])
     record = host.metadata(run)
-    assert record["status"] == "completed" and record["slurm_job_id"] is None
+    assert record["status"] == "completed"
+    assert record["slurm_job_id"] is None
     assert not Path(run["work_dir"]).exists()
     assert not (host.status / ".live" / run["run_id"]).exists()
 
@@ -112,7 +113,7 @@ def test_programs_of_a_gang_start_when_all_pods_are_ready(host, start):
     shell = 'ls "$RECONCILER_STATUS_DIR"/workers/*/ready | wc -l; echo $JAX_PROCESS_ID of $JAX_NUM_PROCESSES'
     run = host.run(shell=shell)
     first = start(run, 0, 2)
-    wait_for(lambda: (worker(run, 0) / "ready").exists())
+    wait_for((worker(run, 0) / "ready").exists)
     wait_for(lambda: host.metadata(run)["phase_detail"] == "1 of 2 pods are ready")
     assert first.said == ""
     second = start(run, 1, 2)
@@ -132,7 +133,8 @@ def test_the_second_pod_may_come_first(host, start):
     assert (first.wait(), second.wait()) == (0, 0)
     places = [one.said.split() for one in (first, second)]
     assert [rank for rank, _ in places] == ["0", "1"]
-    assert places[0][1] == places[1][1] and places[0][1].startswith("job-worker-0.job:")
+    assert places[0][1] == places[1][1]
+    assert places[0][1].startswith("job-worker-0.job:")
 
 
 def test_the_first_pod_tells_of_a_failure_elsewhere(host, start):
@@ -151,7 +153,9 @@ def test_the_first_pod_tells_of_a_failure_elsewhere(host, start):
 
 
 def test_the_first_pod_waits_for_the_end_of_the_others(host, start):
-    run = host.run(shell='[ "$RECONCILER_NODE_RANK" = 0 ] || while [ ! -e "$RECONCILER_RESULTS_DIR/go" ]; do sleep 0.05; done')
+    run = host.run(
+        shell='[ "$RECONCILER_NODE_RANK" = 0 ] || while [ ! -e "$RECONCILER_RESULTS_DIR/go" ]; do sleep 0.05; done'
+    )
     first, second = start(run, 0, 2), start(run, 1, 2)
     wait_for(lambda: Path(run["status_dir"], "metadata.json").exists())
     wait_for(lambda: "waiting for workers [1]" in host.metadata(run)["phase_detail"])
@@ -199,7 +203,8 @@ def test_an_older_attempt_starts_nothing(host, start):
     older = start(run)
     assert older.wait() == 79
     assert older.message["cause"] == "fenced"
-    assert "never" not in older.said and not Path(run["status_dir"]).exists()
+    assert "never" not in older.said
+    assert not Path(run["status_dir"]).exists()
 
 
 def test_a_newer_attempt_ends_an_older_one(host, start):
@@ -225,14 +230,16 @@ def test_a_job_of_somebody_else_is_not_touched(host, start):
     assert start(other).wait() == 0
     mine = start(host.run(attempt=2, owners=["me"], claim={"host": "here", "owner": "me"}))
     assert mine.wait() == 79
-    assert mine.message["cause"] == "refused" and "them" in mine.message["message"]
+    assert mine.message["cause"] == "refused"
+    assert "them" in mine.message["message"]
 
 
 def test_code_that_is_not_on_the_volume_is_told(host, start):
     tree = {"object": str(host.base / "nowhere.tar.gz"), "sha256": "0" * 64}
     container = start(host.run(tree=tree))
     assert container.wait() == 79
-    assert container.message["cause"] == "infrastructure" and "is not there" in container.message["message"]
+    assert container.message["cause"] == "infrastructure"
+    assert "is not there" in container.message["message"]
 
 
 def test_secrets_reach_the_program_and_no_file(host, start):
@@ -269,7 +276,7 @@ def test_a_record_that_is_not_there_is_told(host, start, tmp_path):
     ],
 )
 def test_a_place_that_makes_no_sense_is_refused(environ):
-    with pytest.raises(ValueError, match="VC_|literal"):
+    with pytest.raises(ValueError, match=r"VC_|literal"):
         pod.place_of(environ)
 
 
@@ -294,7 +301,9 @@ def test_a_long_message_stays_whole(monkeypatch, tmp_path):
     pod._tell({"status": "failed", "message": "ä" * 9000, "progress": {"step": 1, "metrics": metrics}, "other": 1})
     data = (tmp_path / "t").read_bytes()
     told = json.loads(data)
-    assert len(data) <= 4096 and told["status"] == "failed" and "other" not in told
+    assert len(data) <= 4096
+    assert told["status"] == "failed"
+    assert "other" not in told
 
 
 def test_nothing_of_a_pod_is_left(host, start):
