@@ -43,7 +43,8 @@ _DENIED = re.compile(r"admission webhook .* denied the request|ValidatingAdmissi
 _NO_QUEUE = re.compile(r"unable to find job queue|queue\S* \"[^\"]*\" not found")
 _QUEUE_SHUT = re.compile(r"can only submit job to queue with state")
 _UNKNOWN_FIELD = re.compile(r'unknown field "([^"]+)"')
-_SIZE = re.compile(r"Too long: may not be more than (\d+) bytes|limit is (\d+)|(?:request|Request) entity too large")
+_SIZE = re.compile(r"Too long: may not be more than \d+ bytes|request entity too large", re.I)
+_SIZE_MAX = re.compile(r"may not be more than (\d+) bytes|limit is (\d+)")
 _UID = re.compile(r"Precondition failed: UID|the UID in the precondition|uid mismatch", re.I)
 _NOT_STARTED = re.compile(
     r"is waiting to start|ContainerCreating|PodInitializing|does not have a host assigned|"
@@ -336,7 +337,7 @@ def _invalid(ask: Ask, status: Status, login: Login, said: str) -> ReconcilerErr
 
 
 def _size_hint(status: Status) -> str:
-    found = _SIZE.search(status.message)
+    found = _SIZE_MAX.search(status.message)
     most = next((group for group in found.groups() if group), "") if found else ""
     return f"One object may have {f'{most} bytes' if most else 'about 1.5 MB'} at most; large files belong on the volume claim."
 
