@@ -23,7 +23,8 @@ from typing import BinaryIO, Protocol
 from reconciler.core.errors import OutcomeUnknown, Rejected
 from reconciler.core.transport import Completed
 
-LOGIN_COMMAND = "exec sh -c 'IFS= read -r c && eval \"$c\"'"
+READ_AND_RUN = 'IFS= read -r c && eval "$c"'
+LOGIN_COMMAND = f"exec sh -c '{READ_AND_RUN}'"
 
 # One answer is held in memory; a command that prints more than this is out of control.
 OUTPUT_BYTES_MAX = 256 * 1024 * 1024
@@ -106,16 +107,23 @@ def quoted(argv: tuple[str, ...]) -> tuple[str, str]:
 
 
 class Frame:
-    """One command on its way: the line that starts it, and what has come back."""
+    """One command on its way: the line that starts it, and what has come back.
 
-    def __init__(self, argv: tuple[str, ...], *, output_max: int = OUTPUT_BYTES_MAX) -> None:
+    `reads`: how many bytes the command's input has, for a connection that cannot say where the input ends; None: it can.
+    """
+
+    def __init__(self, argv: tuple[str, ...], *, output_max: int = OUTPUT_BYTES_MAX, reads: int | None = None) -> None:
         nonce = secrets.token_hex(12)
         assignments, words = quoted(argv)
         both = "printf '%s%s.' {0} \"{1}\";printf '%s%s.' {0} \"{1}\" >&2;"
         # `exec` in a subshell: only programs are run, so a builtin such as `exit` cannot take the marks away.
+        program = f"(exec {words})"
+        if reads is not None:
+            # The status of a pipeline is its last program's. `head` alone, so that its end is the end of the input.
+            program = f"head -c {reads} | {program}" if reads else f"{program} </dev/null"
         self.head = (
             both.format(f"{nonce}+", "$$")
-            + f"{assignments}(exec {words});s=$?;"
+            + f"{assignments}{program};s=$?;"
             + both.format(f"{nonce}-", "$s")
             + "exit 0\n"
         ).encode("ascii")
