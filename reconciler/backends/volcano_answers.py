@@ -1,8 +1,8 @@
 """What the Kubernetes API's objects say, as typed values. Pure: one JSON object in, one value out.
 
-Raises Unparsable for what is no such object. A status that is missing is not an error (a job has none until Volcano's controller looks
-at it), nor are missing counts (Volcano 1.12.4 forgets them); a field of the wrong type is one, because guessing is how a living job
-becomes a dead one. An unknown phase word is UNKNOWN.
+Raises Unparsable for what is no such object. A status that is missing is not an error (a job has none until Volcano's
+controller looks at it), nor are missing counts (Volcano 1.12.4 forgets them); a field of the wrong type is one, because
+guessing is how a living job becomes a dead one. An unknown phase word is UNKNOWN.
 """
 
 from __future__ import annotations
@@ -80,7 +80,9 @@ def pod_of(obj: object) -> Pod:
     phase = _text(status, "phase", it.what)
     images = _images(spec, it.what)
     mains = [_mapping(one, it.what, "containerStatuses") for one in _items(status, "containerStatuses", it.what)]
-    firsts = [_mapping(one, it.what, "initContainerStatuses") for one in _items(status, "initContainerStatuses", it.what)]
+    firsts = [
+        _mapping(one, it.what, "initContainerStatuses") for one in _items(status, "initContainerStatuses", it.what)
+    ]
     # The first container of the template is the job's, whatever a cluster puts beside it.
     first = next(iter(images), "")
     mains.sort(key=lambda one: _text(one, "name", it.what) != first)
@@ -111,7 +113,11 @@ def pod_of(obj: object) -> Pod:
         node=_text(spec, "nodeName", it.what),
         node_lost=node_lost,
         lost_at=lost_at,
-        began=any(_map(_map(one, "state", it.what), word, it.what) for one in (*mains, *firsts) for word in ("running", "terminated")),
+        began=any(
+            _map(_map(one, "state", it.what), word, it.what)
+            for one in (*mains, *firsts)
+            for word in ("running", "terminated")
+        ),
         waiting=_waiting((*firsts, *mains), images, it.what),
         exit=_exit(mains, firsts, it.what),
         disruption=_disruption(conditions, it.what),
@@ -186,21 +192,29 @@ def missing_queue(name: str) -> VcQueue:
 
 
 def pods_of(job: VcJob, pods: Iterable[Pod]) -> tuple[Pod, ...]:
-    """The job's own pods by index. An older job of the same name had pods with the same names and labels: the owner's uid tells."""
+    """The job's own pods by index. An older job of the same name had pods with the same names and labels: the owner's
+    uid tells."""
     own = [pod for pod in pods if pod.owner_uid == job.uid]
     return tuple(sorted(own, key=lambda pod: (pod.index is None, pod.index or 0, pod.name)))
 
 
-def events_of(job: VcJob, pods: Iterable[Pod], events: Iterable[Event]) -> tuple[Event, ...]:
-    """What was said about this very job, its pod group and its pods, oldest first; `pods` are all that are known, of whomever.
+def pod_names(job: VcJob) -> set[str]:
+    """What Volcano calls the job's pods. A task of several has fewer than the job; a name too many is nobody's."""
+    return {f"{job.name}-{task}-{index}" for task in job.tasks for index in range(min(max(job.replicas, 0), _PODS_MAX))}
 
-    A pod that is gone is known by its name alone. Of a uid that nobody knows, nothing counts if anything was said about it before the
-    job was made: then it was a pod of an older job of the same name. Some speakers (the taint manager) give no uid at all.
+
+def events_of(job: VcJob, pods: Iterable[Pod], events: Iterable[Event]) -> tuple[Event, ...]:
+    """What was said about this very job, its pod group and its pods, oldest first; `pods` are all that are known, of
+    whomever.
+
+    A pod that is gone is known by its name alone. Of a uid that nobody knows, nothing counts if anything was said about
+    it before the job was made: then it was a pod of an older job of the same name. Some speakers (the taint manager)
+    give no uid at all.
     """
     everything = tuple(events)
     pods = tuple(pods)
     owners = {pod.uid: pod.owner_uid for pod in pods}
-    names = {f"{job.name}-{task}-{index}" for task in job.tasks for index in range(min(max(job.replicas, 0), _PODS_MAX))}
+    names = pod_names(job)
     names.update(pod.name for pod in pods if pod.owner_uid == job.uid)
     first: dict[str, float] = {}
     for event in everything:
@@ -231,7 +245,9 @@ class _Object:
         told = obj.get("kind")
         # The items of a list carry no kind of their own.
         if told is not None and told != kind:
-            raise Unparsable(f"instead of a {kind}, the cluster sent a {_piece(told)}: {_piece(obj.get('message') or '')}")
+            raise Unparsable(
+                f"instead of a {kind}, the cluster sent a {_piece(told)}: {_piece(obj.get('message') or '')}"
+            )
         self.data: Mapping[str, Any] = obj
         self.metadata = _map(obj, "metadata", f"a {kind}")
         self.name = _text(self.metadata, "name", f"a {kind}")
@@ -282,7 +298,9 @@ def _disruption(conditions: Mapping[str, Mapping[str, Any]], what: str) -> Disru
         found = ready
     else:
         return None
-    return Disruption(_text(found, "reason", what), _text(found, "message", what), _time(found, "lastTransitionTime", what))
+    return Disruption(
+        _text(found, "reason", what), _text(found, "message", what), _time(found, "lastTransitionTime", what)
+    )
 
 
 def _unschedulable(conditions: Mapping[str, Mapping[str, Any]], what: str) -> str:

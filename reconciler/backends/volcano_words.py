@@ -1,8 +1,8 @@
 """Why a Volcano job is not running: a stable reason and a sentence for people, with the next step. Pure.
 
-Volcano leaves a job in Pending whatever is wrong. What is wrong stands in its pods' conditions and containers, in the pod group, in
-the queue, or in events alone; this reads them from the surest to the vaguest. Events are evidence only when they are about the job itself.
-How a job ended is told by volcano_ends.
+Volcano leaves a job in Pending whatever is wrong. What is wrong stands in its pods' conditions and containers, in the
+pod group, in the queue, or in events alone; this reads them from the surest to the vaguest. Events are evidence only
+when they are about the job itself. How a job ended is told by volcano_ends.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ def pending(
     *,
     waited_s: float,
 ) -> Why:
-    """Why not all of the job runs. `pods` may hold others' too: an older job's pods of the same name are a reason. `queue` None: it
-    was not asked. `waited_s` is how long it waits by our clock."""
+    """Why not all of the job runs. `pods` may hold others' too: an older job's pods of the same name are a reason.
+    `queue` None: it was not asked. `waited_s` is how long it waits by our clock."""
     everyone = tuple(pods)
     own, said = pods_of(job, everyone), events_of(job, everyone, events)
     why = _by_phase(job, own, queue, waited_s)
@@ -72,7 +72,10 @@ def node_lost(pods: Sequence[Pod]) -> str:
     if not parts:
         return ""
     node = next(iter(lost))
-    return f"{'; '.join(parts)}. See `kubectl describe node {node}`; it goes on when the node returns, or ends when the node is deleted."
+    return (
+        f"{'; '.join(parts)}. See `kubectl describe node {node}`; it goes on when the node returns, or ends when "
+        f"the node is deleted."
+    )
 
 
 def show_time(at: float) -> str:
@@ -84,13 +87,18 @@ def _by_phase(job: VcJob, own: Sequence[Pod], queue: VcQueue | None, waited_s: f
     if job.finished:
         return Why("", "")
     if job.suspended:
-        return Why("Suspended", "somebody suspended it (Volcano calls it Aborted). `vcctl job resume` would let it go on.")
+        return Why(
+            "Suspended", "somebody suspended it (Volcano calls it Aborted). `vcctl job resume` would let it go on."
+        )
     if job.deleting:
         left = f"; {_pods(len(own))} of it still there: {_names(own)}" if own else ""
         return Why("Deleting", f"it is being deleted{left}")
     if job.phase is VcPhase.UNKNOWN:
         word = f"{job.word!r}" if job.word else "nothing"
-        return Why("UnknownPhase", f"Volcano says {word} of its state, which means nothing here. See `kubectl describe vcjob {job.name}`.")
+        return Why(
+            "UnknownPhase",
+            f"Volcano says {word} of its state, which means nothing here. See `kubectl describe vcjob {job.name}`.",
+        )
     if job.phase in (VcPhase.ABORTING, VcPhase.TERMINATING):
         return Why("Ending", f"its pods are being stopped (Volcano calls it {job.word})")
     if job.phase is VcPhase.RESTARTING:
@@ -100,11 +108,15 @@ def _by_phase(job: VcJob, own: Sequence[Pod], queue: VcQueue | None, waited_s: f
         return Why("NodeLost", lost) if lost else Why("", "")
     if not own and queue is not None:
         if queue.state is VcQueueState.MISSING:
-            return Why("QueueMissing", f"there is no queue {job.queue!r} in Volcano. `kubectl get queue` shows yours: correct volcano.queue.")
+            return Why(
+                "QueueMissing",
+                f"there is no queue {job.queue!r} in Volcano. `kubectl get queue` shows yours: correct volcano.queue.",
+            )
         if queue.state in (VcQueueState.CLOSED, VcQueueState.CLOSING):
             return Why(
                 "QueueClosed",
-                f"the queue {queue.name!r} is {queue.word.lower()} and starts nothing. Ask its owner to open it, or take another queue.",
+                f"the queue {queue.name!r} is {queue.word.lower()} and starts nothing. Ask its owner to open it, or "
+                f"take another queue.",
             )
     if job.phase is VcPhase.NOT_SEEN:
         if not job.queue:
@@ -118,11 +130,20 @@ def _gang(job: VcJob) -> Why | None:
     if job.min_available <= job.replicas:
         return None
     has = _pods(job.replicas)
-    return Why("GangTooLarge", f"it wants {job.min_available} pods at once and has {has}: it can never start. Make it anew.")
+    return Why(
+        "GangTooLarge", f"it wants {job.min_available} pods at once and has {has}: it can never start. Make it anew."
+    )
 
 
 _IMAGE = frozenset(
-    {"ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName", "ImageInspectError", "RegistryUnavailable"}
+    {
+        "ErrImagePull",
+        "ImagePullBackOff",
+        "ErrImageNeverPull",
+        "InvalidImageName",
+        "ImageInspectError",
+        "RegistryUnavailable",
+    }
 )
 _PATIENT = frozenset({"", "ContainerCreating", "PodInitializing"})
 
@@ -135,24 +156,35 @@ def _containers(own: Sequence[Pod], said: Sequence[Event]) -> Why | None:
             continue
         words = waiting.message
         if waiting.reason not in _IMAGE:
-            return Why("ContainerWaits", f"{pod.name} cannot be started on {pod.node or 'its node'}: {_ended(words or waiting.reason)}")
+            return Why(
+                "ContainerWaits",
+                f"{pod.name} cannot be started on {pod.node or 'its node'}: {_ended(words or waiting.reason)}",
+            )
         if waiting.reason == "ImagePullBackOff":
             # It says that it waits; why, it said before.
-            told = [one.message for one in said if one.uid == pod.uid and one.message.startswith("Failed to pull image")]
+            told = [
+                one.message for one in said if one.uid == pod.uid and one.message.startswith("Failed to pull image")
+            ]
             words = told[-1] if told else words
         image = f"the image {waiting.image!r}" if waiting.image else "its image"
         if waiting.reason == "ErrImageNeverPull":
             step = "Put it on the node, or let it be pulled (imagePullPolicy)."
         else:
             step = "Correct the name, or see that the nodes reach the registry and may read it (imagePullSecrets)."
-        return Why("ImagePull", f"{image} cannot be had on {pod.node or 'the node'}: {_ended(words or waiting.reason)} {step}")
+        return Why(
+            "ImagePull", f"{image} cannot be had on {pod.node or 'the node'}: {_ended(words or waiting.reason)} {step}"
+        )
     return None
 
 
 def _older(job: VcJob, own: Sequence[Pod], everyone: Sequence[Pod]) -> Why | None:
     if own:
         return None
-    older = [pod for pod in everyone if pod.owner_uid != job.uid and pod.job == job.name and not (pod.over and not pod.deleting)]
+    older = [
+        pod
+        for pod in everyone
+        if pod.owner_uid != job.uid and pod.job == job.name and not (pod.over and not pod.deleting)
+    ]
     if not older and not job.terminating:
         return None
     names = f" ({_names(older)})" if older else ""
@@ -160,7 +192,8 @@ def _older(job: VcJob, own: Sequence[Pod], everyone: Sequence[Pod]) -> Why | Non
     where = f" on {', '.join(nodes)}" if nodes else ""
     return Why(
         "OldPodsTerminating",
-        f"{_pods(len(older) or job.terminating)} of an older job of the same name still end{names}{where}; it starts when they are gone. If "
+        f"{_pods(len(older) or job.terminating)} of an older job of the same name still end{names}{where}; it starts "
+        f"when they are gone. If "
         f"their node is lost for good: `kubectl delete pod NAME --force`.",
     )
 
@@ -185,7 +218,8 @@ def _refused(job: VcJob, own: Sequence[Pod], said: Sequence[Event]) -> Why | Non
     if quota:
         return Why(
             "QuotaExceeded",
-            f"the namespace's quota does not allow its pods: {_ended(words)} Wait until others end, ask for less, or have the quota "
+            f"the namespace's quota does not allow its pods: {_ended(words)} Wait until others end, ask for less, or "
+            f"have the quota "
             f"{quota[1]!r} raised (`kubectl describe quota {quota[1]}`).",
         )
     if "violates PodSecurity" in words:
@@ -206,15 +240,22 @@ def _mounts(own: Sequence[Pod], said: Sequence[Event]) -> Why | None:
         if pod is None:
             continue
         if event.reason in _MOUNTS:
-            return Why("VolumeMount", f"a volume of {pod.name} cannot be mounted on {pod.node}: {_ended(event.message)}")
+            return Why(
+                "VolumeMount", f"a volume of {pod.name} cannot be mounted on {pod.node}: {_ended(event.message)}"
+            )
         if event.reason == "FailedCreatePodSandBox":
-            return Why("PodSandbox", f"{pod.node} cannot set up {pod.name}: {_ended(event.message)} That is for the cluster's admin.")
+            return Why(
+                "PodSandbox",
+                f"{pod.node} cannot set up {pod.name}: {_ended(event.message)} That is for the cluster's admin.",
+            )
     return None
 
 
 _NODES = re.compile(r"\d+/\d+ nodes are (?:un)?available: .*", re.S)
 _CLAIM_GONE = re.compile(r'persistentvolumeclaim "([^"]+)" not found')
-_CLAIM_UNBOUND = re.compile(r"unbound immediate PersistentVolumeClaims|persistentvolumeclaim \"[^\"]+\" (?:bound to|is being)")
+_CLAIM_UNBOUND = re.compile(
+    r"unbound immediate PersistentVolumeClaims|persistentvolumeclaim \"[^\"]+\" (?:bound to|is being)"
+)
 _LACKS = re.compile(r"\binsufficient ([A-Za-z0-9][\w./-]*[\w])", re.I)
 _FULL = re.compile(r"too many pods", re.I)
 
@@ -229,23 +270,33 @@ def _unplaced(own: Sequence[Pod], group: PodGroup | None, said: Sequence[Event])
     for text in texts:
         gone = _CLAIM_GONE.search(text)
         if gone:
-            return Why("ClaimMissing", f"its volume claim {gone[1]!r} is not there. Make it, or name another (`kubectl get pvc`).")
+            return Why(
+                "ClaimMissing",
+                f"its volume claim {gone[1]!r} is not there. Make it, or name another (`kubectl get pvc`).",
+            )
         if _CLAIM_UNBOUND.search(text):
-            return Why("ClaimUnbound", f"a volume claim of it has no volume yet: {_ended(_nodes(text))} See `kubectl describe pvc`.")
+            return Why(
+                "ClaimUnbound",
+                f"a volume claim of it has no volume yet: {_ended(_nodes(text))} See `kubectl describe pvc`.",
+            )
     for text in texts:
         # Nodes that would do, but for this, make the others' reasons idle.
-        lacking = sorted({name.rstrip(".") for name in _LACKS.findall(text)} | ({"pods"} if _FULL.search(text) else set()))
+        lacking = sorted(
+            {name.rstrip(".") for name in _LACKS.findall(text)} | ({"pods"} if _FULL.search(text) else set())
+        )
         if lacking:
             return Why(
                 "NoCapacity",
-                f"the cluster has no room for it: not enough {', '.join(lacking)} ({_ended(_nodes(text)).rstrip('.')}). Wait until others "
+                f"the cluster has no room for it: not enough {', '.join(lacking)} "
+                f"({_ended(_nodes(text)).rstrip('.')}). Wait until others "
                 f"end, or ask for less.",
             )
     for text in texts:
         if _NODES.search(text):
             return Why(
                 "NoMatchingNode",
-                f"no node fits it: {_ended(_nodes(text))} Correct what it asks of a node (selector, chip, tolerations), or add such a node.",
+                f"no node fits it: {_ended(_nodes(text))} Correct what it asks of a node (selector, chip, "
+                f"tolerations), or add such a node.",
             )
         if "no nodes available" in text:
             return Why("NoMatchingNode", "the cluster has no node at all that takes pods. See `kubectl get nodes`.")
@@ -257,7 +308,9 @@ def _nodes(text: str) -> str:
     return found[0] if found else text
 
 
-def _queue(job: VcJob, group: PodGroup | None, queue: VcQueue | None, said: Sequence[Event], waited_s: float) -> Why | None:
+def _queue(
+    job: VcJob, group: PodGroup | None, queue: VcQueue | None, said: Sequence[Event], waited_s: float
+) -> Why | None:
     """Why the scheduler does not let it in: until then the pod group is Pending and no pod is made."""
     if group is None or group.phase != "Pending":
         return None
@@ -270,15 +323,22 @@ def _queue(job: VcJob, group: PodGroup | None, queue: VcQueue | None, said: Sequ
     name = group.queue or job.queue
     if "in cluster is overused" not in words and (short or "queue resource quota" in words):
         why = "; ".join(short) or (f"not enough {named}" if named else f"it wants {wants}")
-        return Why("NoCapacity", f"the queue {name!r} is full: {why}. Wait until others in it end, ask for less, or have it enlarged.")
+        return Why(
+            "NoCapacity",
+            f"the queue {name!r} is full: {why}. Wait until others in it end, ask for less, or have it enlarged.",
+        )
     if words:
         lacks = f"not enough {named}; " if named else ""
-        return Why("NoCapacity", f"the cluster is full: {lacks}it wants {wants} at once. Wait until others end, or ask for less.")
+        return Why(
+            "NoCapacity",
+            f"the cluster is full: {lacks}it wants {wants} at once. Wait until others end, or ask for less.",
+        )
     if waited_s < SETTLED_S:
         return Why("Scheduling", f"it waits to be let into the queue {name!r}")
     return Why(
         "NoCapacity",
-        f"the scheduler has not let it into the queue {name!r} for {show_seconds(int(waited_s))}, as when cluster or queue have no room for "
+        f"the scheduler has not let it into the queue {name!r} for {show_seconds(int(waited_s))}, as when cluster or "
+        f"queue have no room for "
         f"{wants or 'it'} at once. Wait, ask for less, or see `kubectl describe podgroup {group.name}`.",
     )
 
@@ -291,7 +351,9 @@ def _short(group: PodGroup, queue: VcQueue | None) -> list[str]:
     for name, limit in queue.capability.items():
         wanted, held = group.wanted.get(name, 0.0), (queue.allocated or {}).get(name, 0.0)
         if wanted > limit:
-            found.append(f"it wants {name} {_amount(name, wanted)}, more than the {_amount(name, limit)} that the queue may ever hold")
+            found.append(
+                f"it wants {name} {_amount(name, wanted)}, more than the {_amount(name, limit)} that the queue may ever hold"
+            )
         elif wanted + held > limit:
             free = _amount(name, max(0.0, limit - held))
             found.append(f"it wants {name} {_amount(name, wanted)}, and of {_amount(name, limit)} {free} is free")
@@ -318,7 +380,8 @@ def _under_way(job: VcJob, own: Sequence[Pod], group: PodGroup | None, waited_s:
             return Why("Scheduling", "Volcano is making its pods")
         return Why(
             "NoPods",
-            f"the scheduler let it in, and Volcano's controller has made no pods for {show_seconds(int(waited_s))}. It may be stuck: "
+            f"the scheduler let it in, and Volcano's controller has made no pods for {show_seconds(int(waited_s))}. "
+            f"It may be stuck: "
             f"`kubectl -n volcano-system rollout restart deployment volcano-controllers`.",
         )
     lost = node_lost(own)

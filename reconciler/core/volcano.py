@@ -1,10 +1,10 @@
 """Volcano jobs, their pods, and what says why they wait, as typed values. Pure.
 
-`backends/volcano_answers` makes these of the API's JSON, `backends/volcano_words` judges them. Times are seconds since the epoch by the
-cluster's clocks: good to order what happened there, never to be compared with ours. None: not told.
+`backends/volcano_answers` makes these of the API's JSON, `backends/volcano_words` judges them. Times are seconds since
+the epoch by the cluster's clocks: good to order what happened there, never to be compared with ours. None: not told.
 
-Sources: volcano.sh/docs/vcjob, the types batch/v1alpha1 and scheduling/v1beta1, Kubernetes' Pod, Event and Quantity; what a real
-cluster answers is in tests/records/kubernetes.
+Sources: volcano.sh/docs/vcjob, the types batch/v1alpha1 and scheduling/v1beta1, Kubernetes' Pod, Event and Quantity;
+what a real cluster answers is in tests/records/kubernetes.
 """
 
 from __future__ import annotations
@@ -55,7 +55,8 @@ class VcJob:
     """One Volcano job. The counts of its pods are not here: Volcano 1.12.4 forgets them at the end.
 
     `word` is the phase as it was written, `reason` and `message` what Volcano adds to it; `changed` is when the phase began.
-    `terminating` pods are still ending. `replicas` sums all tasks. `deleting`: it is asked to go, and is there until it is gone.
+    `terminating` pods are still ending. `replicas` sums all tasks. `deleting`: it is asked to go, and is there until it
+    is gone.
     """
 
     name: str
@@ -90,8 +91,8 @@ class VcJob:
 
 @dataclass(frozen=True, slots=True)
 class Exit:
-    """How a container ended. `signal` is told, or derived from a code above 128 as shells do. `message` is its termination message:
-    our final record, the program's text, or why it could not be started."""
+    """How a container ended. `signal` is told, or derived from a code above 128 as shells do. `message` is its
+    termination message: our final record, the program's text, or why it could not be started."""
 
     code: int | None
     signal: int | None = None
@@ -124,8 +125,9 @@ class Waiting:
 class Pod:
     """One pod. `index` is its place in its task, None where it has none. `ready` None: nobody says.
 
-    `node_lost`: its node stopped answering (`lost_at`), so that phase and containers are the last that was heard. `deleting`: it
-    is asked to go and may run until it is gone. `began`: a container of it was started. `unschedulable` is the scheduler's text.
+    `node_lost`: its node stopped answering (`lost_at`), so that phase and containers are the last that was heard.
+    `deleting`: it is asked to go and may run until it is gone. `began`: a container of it was started. `unschedulable`
+    is the scheduler's text.
     """
 
     name: str
@@ -157,9 +159,9 @@ class Pod:
 
 @dataclass(frozen=True, slots=True)
 class PodGroup:
-    """What the scheduler sees of a job. `phase` Pending: not let into the queue; Inqueue: let in, pods may be made; Running, Unknown
-    (some pods run), Completed. `reason` and `message` are of the newest true Unschedulable condition, "" where the newest condition
-    says that it is scheduled. `wanted` is what all its pods ask for."""
+    """What the scheduler sees of a job. `phase` Pending: not let into the queue; Inqueue: let in, pods may be made;
+    Running, Unknown (some pods run), Completed. `reason` and `message` are of the newest true Unschedulable condition,
+    "" where the newest condition says that it is scheduled. `wanted` is what all its pods ask for."""
 
     name: str
     uid: str
@@ -173,7 +175,8 @@ class PodGroup:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something that was said about an object, `count` times from `since` to `at`. `uid` is "" where the speaker knew only a name."""
+    """Something that was said about an object, `count` times from `since` to `at`. `uid` is "" where the speaker knew
+    only a name."""
 
     reason: str
     message: str
@@ -188,8 +191,8 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class VcQueue:
-    """A queue. Amounts are CPUs, bytes and counts. `capability` is its upper limit, None where it has none; `allocated` what its
-    jobs hold, None where it is not told."""
+    """A queue. Amounts are CPUs, bytes and counts. `capability` is its upper limit, None where it has none; `allocated`
+    what its jobs hold, None where it is not told."""
 
     name: str
     state: VcQueueState
@@ -198,16 +201,20 @@ class VcQueue:
     allocated: Mapping[str, float] | None = field(default=None, hash=False)
 
 
-_QUANTITY = re.compile(r"([+-]?(?:\d{1,40}(?:\.\d{0,40})?|\.\d{1,40}))(?:([eE][+-]?\d{1,2})|([KMGTPE]i|[numkMGTPE]))?\Z")
+_QUANTITY = re.compile(
+    r"([+-]?(?:\d{1,40}(?:\.\d{0,40})?|\.\d{1,40}))(?:([eE][+-]?\d{1,2})|([KMGTPE]i|[numkMGTPE]))?\Z"
+)
 _SUFFIXES: dict[str, tuple[int, int]] = {
-    "n": (10, -9), "u": (10, -6), "m": (10, -3), "k": (10, 3), "M": (10, 6), "G": (10, 9), "T": (10, 12), "P": (10, 15), "E": (10, 18),
+    "n": (10, -9), "u": (10, -6), "m": (10, -3),
+    "k": (10, 3), "M": (10, 6), "G": (10, 9), "T": (10, 12), "P": (10, 15), "E": (10, 18),
     "Ki": (2, 10), "Mi": (2, 20), "Gi": (2, 30), "Ti": (2, 40), "Pi": (2, 50), "Ei": (2, 60),
 }  # fmt: skip
 QUANTITY_EXPECTED = 'a quantity of Kubernetes such as "4", "500m", "64Gi" or "1e3"'
 
 
 def quantity(value: str | int | float) -> float:
-    """The number that a quantity of Kubernetes stands for: "500m" -> 0.5, "64Gi" -> bytes. Raises ValueError saying what was expected."""
+    """The number that a quantity of Kubernetes stands for: "500m" -> 0.5, "64Gi" -> bytes. Raises ValueError saying what
+    was expected."""
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
         raise ValueError(f"{value!r} is not {QUANTITY_EXPECTED}")
     matched = _QUANTITY.match(value) if isinstance(value, str) else None
