@@ -97,6 +97,8 @@ def _read(directory: str) -> Run:
         data = file.read()
     given = json.loads(data)
     secrets = status.read_json(os.path.join(directory, "secrets.json"))
+    # Secrets that the cluster keeps itself are in our environment: known here, they are masked in messages like the others.
+    secrets.update((name, os.environ[name]) for name in given.get("handed_over", ()) if name in os.environ)
     return check_run({**given, "secrets": secrets})
 
 

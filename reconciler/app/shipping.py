@@ -132,7 +132,7 @@ class RepositoryShipper:
                 end = self._hosts(host)
                 if isinstance(end, MachinesShipping):
                     raise ShipError(
-                        f"{host} makes a machine for each run: there is nothing that rsync could keep a tree on",
+                        f"{host} has no machine of its own on which rsync could keep a tree",
                         hint="Use spec.source.mode: archive.",
                     )
                 directory = synchronise(

@@ -21,6 +21,7 @@ from reconciler.app.events import FileEvents
 from reconciler.app.ports import Ports
 from reconciler.app.rented import open_tpu, rented_of
 from reconciler.app.shipping import Bundle, HostShipping, MachinesShipping, RepositoryShipper, install_on
+from reconciler.app.volcano import gang_of, open_volcano
 from reconciler.app.watch import git_fingerprint
 from reconciler.backends.batch import BatchBackend
 from reconciler.backends.dialect import Site
@@ -29,7 +30,7 @@ from reconciler.backends.node_call import NodePaths, NodeSettings
 from reconciler.backends.registry import dialect_of
 from reconciler.core.chips import chip_of_nvidia
 from reconciler.core.errors import ReconcilerError, SourceError
-from reconciler.core.inventory import Host, Inventory, LocalHost, PlainHost, SlurmHost, TpuHost
+from reconciler.core.inventory import Host, Inventory, LocalHost, PlainHost, SlurmHost, TpuHost, VolcanoHost
 from reconciler.core.job import JobSpec
 from reconciler.core.observation import Gpu
 from reconciler.core.partitions import PartitionWish, QueueView
@@ -176,8 +177,8 @@ def view_of(host: Host, types: Mapping[str, str] | None = None) -> HostView:
             return HostView(host.name, "slurm", host.cluster, host.chips, queue=queue, poll_s=host.poll_s)
         case TpuHost():
             return HostView(host.name, "tpu", host.cluster, {}, poll_s=host.poll_s, rented=rented_of(host))
-        case _:
-            return HostView(host.name, host.type, host.cluster, {})
+        case VolcanoHost():
+            return HostView(host.name, "volcano", host.cluster, {}, poll_s=host.poll_s, gang=gang_of(host))
 
 
 def chip_of(gpu: Gpu) -> str | None:
@@ -247,13 +248,11 @@ class Hosts:
             raise ReconcilerError(
                 f"Host {name} is not in the inventory", hint="Put it back, or `reconciler forget` its jobs."
             )
-        if not isinstance(host, (LocalHost, PlainHost, SlurmHost, TpuHost)):
-            raise ReconcilerError(f"Host {name} is of type {host.type}, which this version does not drive")
         cluster = self._inventory.cluster_of(name)
         if self._bundle is None:
             self._bundle = Bundle()
-        if isinstance(host, TpuHost):
-            self._open_rented(host)
+        if isinstance(host, (TpuHost, VolcanoHost)):
+            self._open_elsewhere(host)
             return
         settings = transport_settings(host)
         transport = open_transport(settings)
@@ -283,7 +282,8 @@ class Hosts:
         else:
             self._backends[name] = NodeBackend(node, transport, shipping.install_bundle)
 
-    def _open_rented(self, host: TpuHost) -> None:
+    def _open_elsewhere(self, host: TpuHost | VolcanoHost) -> None:
+        """A host whose machines are not there before its runs are."""
         cluster, bundle = self._inventory.cluster_of(host.name), self._bundle
         assert bundle is not None
         paths = NodePaths(
@@ -296,13 +296,21 @@ class Hosts:
         node = NodeSettings(
             host.name, paths, env={**cluster.env, **host.env}, uv_groups=host.uv_groups, python=host.python
         )
-        backend = open_tpu(
-            host,
-            node,
-            folder=self._folder / host.name,
-            install=lambda transport: install_on(transport, cluster.share, bundle),
-            inventory=self._inventory,
-            owner=self._owner,
+
+        def install(transport: Transport) -> None:
+            install_on(transport, cluster.share, bundle)
+
+        backend = (
+            open_tpu(
+                host,
+                node,
+                folder=self._folder / host.name,
+                install=install,
+                inventory=self._inventory,
+                owner=self._owner,
+            )
+            if isinstance(host, TpuHost)
+            else open_volcano(host, node, install=install, owner=self._owner, state=self._folder.parent)
         )
         self._backends[host.name] = backend
         self._shipping[host.name] = MachinesShipping(host.name, cluster.share, backend.lacking)

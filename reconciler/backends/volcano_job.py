@@ -129,8 +129,8 @@ def order_of(run: Run, spec: JobSpec, site: PodSite, record: Mapping[str, Json],
         "apiVersion": SECRET.version,
         "kind": SECRET.kind,
         "type": "Opaque",
-        "metadata": {"name": name, "namespace": namespace, "labels": labels_of(run)},
-        "data": {"record.json": _base64(json.dumps(dict(record)))},
+        "metadata": {"name": name, "namespace": namespace, "labels": labels_of(run), "annotations": marks},
+        "data": {"record.json": _base64(json.dumps({**record, "handed_over": handed_over(spec)}))},
     }
     return Order(namespace, name, queue, job, secret)
 
@@ -225,6 +225,11 @@ def _pod(spec: JobSpec, site: PodSite, *, nodes: int, gpus: int, name: str, bund
     return pod
 
 
+def handed_over(spec: JobSpec) -> list[str]:
+    """Names of the variables that the cluster fills in from its own secrets."""
+    return [name for name, reference in spec.secrets.items() if reference.kind == "kubernetes"]
+
+
 def _environment(spec: JobSpec, site: PodSite) -> list[dict[str, Any]]:
     """Of the container. Secrets that the cluster keeps itself are handed over by it, unseen by us."""
     plain = {"RECONCILER_TERMINATION_LOG": TERMINATION_LOG, "THESEUS_VOLCANO_MODE": "1"}
@@ -233,7 +238,7 @@ def _environment(spec: JobSpec, site: PodSite) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = [{"name": name, "value": value} for name, value in plain.items()]
     for name, reference in spec.secrets.items():
         if reference.kind == "kubernetes":
-            secret, key = reference.target
+            secret, key = tuple(reference.target)
             found.append({"name": name, "valueFrom": {"secretKeyRef": {"name": secret, "key": key}}})
     return found
 

@@ -15,7 +15,7 @@ DEFAULT_QUEUE = "default"
 
 @dataclass(frozen=True, slots=True)
 class GangView:
-    """What the inventory says of such a cluster: chips per node, the queue, and the most nodes of a run (None: no limit)."""
+    """What the inventory says of such a cluster: chips per node, the queue, and the most nodes of a run (None: any)."""
 
     chips: Mapping[str, int] = field(hash=False)
     queue: str = DEFAULT_QUEUE
@@ -24,8 +24,8 @@ class GangView:
 
 @dataclass(frozen=True, slots=True)
 class QueueRoom:
-    """One queue. `state` is Volcano's word; only an Open one takes jobs. `cap` is what its capability grants in accelerators, None
-    for no limit; `used` what is allocated."""
+    """One queue. `state` is Volcano's word; only an Open one takes jobs. `cap` is what its capability grants in accelerators,
+    None for no limit; `used` what is allocated."""
 
     name: str
     state: str

@@ -1,0 +1,484 @@
+"""Kubernetes with Volcano: each run is a Volcano job of its own, whose pods run our runtime from a volume claim.
+
+Identity: the job's name, which follows from the run id, our labels, and the whole run in an annotation. A create that is repeated
+meets an object of that name, and compares. That a run is gone is proved by a whole list without its job and its pods; how it
+ended by its pods' termination messages, else by what it wrote on the claim. The objects of an ended run stay for a while, then
+Volcano deletes them (ttlSecondsAfterFinished); the claim keeps records and logs.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
+
+from reconciler.backends.kube_control import EVENT, JOB, POD, POD_GROUP, QUEUE, SECRET, Object
+from reconciler.backends.node_call import NodeSettings, record_of
+from reconciler.backends.volcano_answers import event_of, group_of, job_of, pod_of, queue_of
+from reconciler.backends.volcano_job import CONTAINER, Order, PodSite, order_of, owner_reference, with_secrets
+from reconciler.backends.volcano_marks import HELPER, OWNER, RUN, label_value, labels_of, object_name, run_of
+from reconciler.backends.volcano_sight import Limits, Scene, Seen, ending, handle_of, is_unclear, sight, vanished
+from reconciler.backends.volcano_space import Space
+from reconciler.core.cause import Cause
+from reconciler.core.errors import AccessRefused, OutcomeUnknown, ReconcilerError, Rejected, Unreachable
+from reconciler.core.gangs import QueueRoom
+from reconciler.core.job import Json
+from reconciler.core.observation import Capacity, Census, Presence, Report, ReportStatus, Sighting
+from reconciler.core.protocols import (
+    Accepted,
+    Capabilities,
+    Declined,
+    Facts,
+    Known,
+    LogChunk,
+    LogCursor,
+    Look,
+    Submission,
+)
+from reconciler.core.run import Handle, Run
+from reconciler.core.transport import Transport
+from reconciler.core.volcano import Pod, VcJob, VcQueueState
+
+LOG_BYTES_MAX = 64 << 20
+# How long part of a gang may run on after another part's end: then Volcano is not doing what its policies say.
+BROKEN_S = 120.0
+# What a run is told on the claim before its job is deleted, so that its own last record says why.
+_TELL = '[ -d "$1" ] || exit 0; printf %s "$2" >"$1/.request.new" && mv "$1/.request.new" "$1/request"'
+# Reasons that a node knows. Whatever else ends a run, its record says that it was replaced.
+_REASONS = frozenset({"cancelled", "suspended", "replaced", "deleted"})
+
+
+@dataclass(frozen=True, slots=True)
+class VolcanoSite:
+    """What the inventory says of the host beyond its paths. Times are seconds: see core.inventory.VolcanoHost."""
+
+    pods: PodSite
+    limits: Limits = field(default_factory=Limits)
+    lost_s: float = 600.0
+    kubectl: Sequence[str] = ("kubectl",)
+    """How a person calls kubectl for this cluster."""
+
+
+class VolcanoBackend:
+    """One Volcano host of the inventory. `open_space` gives the namespace of a name. Only jobs of `owner` are looked at, "" for
+    everybody's."""
+
+    capabilities: ClassVar[Capabilities] = Capabilities(batch_max=1000)
+
+    def __init__(
+        self,
+        settings: NodeSettings,
+        site: VolcanoSite,
+        open_space: Callable[[str], Space],
+        *,
+        owner: str = "",
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self._settings = settings
+        self._site = site
+        self._open_space = open_space
+        self._owner = owner
+        self._now = now
+        self._spaces: dict[str, Space] = {}
+        self._lacking: set[str] = set()
+        self._ended: set[str] = set()
+        self._troubles: dict[str, float] = {}
+
+    # --- submitting
+
+    def render(self, run: Run, facts: Facts) -> Submission:
+        """The objects as they would be created, and the record that the pods will read."""
+        record = record_of(self._settings, run, facts)
+        nodes, each = run.place.get("nodes", 1), run.place.get("gpus_per_node", 0)
+        total = nodes * each if isinstance(nodes, int) and isinstance(each, int) else 0
+        record["gpus"] = None
+        record["hardware"] = {"chip": facts.chip, "total_chips": total, "hosts": []}
+        record["queue"] = {"system": "volcano"}
+        order = order_of(run, facts.spec, self._site.pods, record, bundle=self._settings.paths.bundle)
+        kubectl = [*self._site.kubectl, "-n", order.namespace]
+        lines = [" ".join([*kubectl, *words]) for words in (("create", "-f", "-"), ("get", "vcjob", order.name, "-w"))]
+        lines.append(" ".join([*kubectl, "logs", "-l", f"volcano.sh/job-name={order.name}", "--prefix", "-f"]))
+        body: dict[str, Json] = {"kubectl": list(lines), "job": dict(order.job), "record": record}
+        return Submission(run, body, facts.secrets, order)
+
+    def submit(self, submissions: Sequence[Submission]) -> Mapping[str, Accepted | Declined]:
+        """Create the objects of each run, where its code is on the claim."""
+        results: dict[str, Accepted | Declined] = {}
+        for item in submissions:
+            try:
+                results[item.run.run_id] = self._submit(item)
+            except OutcomeUnknown:
+                continue  # only a list tells
+            except Rejected as error:
+                results[item.run.run_id] = Declined("refused", _said(error), final=True)
+            except (AccessRefused, Unreachable) as error:
+                results[item.run.run_id] = Declined("unreachable", _said(error))
+        return results
+
+    def _submit(self, item: Submission) -> Accepted | Declined:
+        order, run = item.order, item.run
+        assert isinstance(order, Order)
+        if not _image_of(order):
+            return Declined(
+                "refused", f"{run.host} has no image: write `image` into its entry of the inventory", final=True
+            )
+        space = self._space(order.namespace)
+        missing = self._bring(space, item)
+        if missing:
+            self._lacking.add(order.namespace)
+            return Declined("missing", f"{missing} is not on the claim")
+        # The Secret first: a pod that starts before it is there would wait, and nobody would bring it after a crash in between.
+        secrets = {name: secret.reveal() for name, secret in item.secrets.items()}
+        kube = space.kube
+        made = kube.create(SECRET, with_secrets(order, secrets))
+        try:
+            if made.repeated and not _is_of(made.object, run):
+                # Not even by a reconciler with a state of its own: the record in it would be another attempt's.
+                return Declined(
+                    "claimed", f"{order.namespace} has a Secret {order.name} that was not made for this run"
+                )
+            job = kube.create(JOB, order.job)
+        except (Rejected, AccessRefused, Unreachable):
+            if not made.repeated:
+                self._drop_secret(space, order.name, made.object)
+            raise
+        if job.repeated and not _is_of(job.object, run):
+            if not made.repeated:
+                self._drop_secret(space, order.name, made.object)
+            return Declined(
+                "claimed", f"{order.namespace} has a Volcano job {order.name} that was not made for this run"
+            )
+        self._adopt_secret(space, order.name, job.object)
+        seen = job_of(job.object)
+        handle = handle_of(run, seen, order.namespace)
+        native = {**handle.native, "asked_at": self._now()}
+        return Accepted(replace(handle, native=native), repeated=job.repeated)
+
+    def _bring(self, space: Space, item: Submission) -> str:
+        """The runtime is brought along; of a tree that is not there, the name is given."""
+        bundle = f"{self._settings.paths.bundle}/bootstrap.sh"
+        record = item.body["record"]
+        assert isinstance(record, dict)
+        tree = record["tree"]
+        wanted = [bundle]
+        if isinstance(tree, dict):
+            wanted.append(str(tree.get("object") or tree.get("directory")))
+        gone = space.missing(wanted)
+        if bundle in gone:
+            space.install()
+            space.missing([bundle])
+        return next((path for path in gone if path != bundle), "")
+
+    def _adopt_secret(self, space: Space, name: str, job: Object) -> None:
+        """Let it go with its job. What fails here is done by a later look (`_tidy`)."""
+        try:
+            space.kube.patch(SECRET, name, {"metadata": {"ownerReferences": [owner_reference(job)]}})
+        except ReconcilerError:
+            space.swept = False
+
+    @staticmethod
+    def _drop_secret(space: Space, name: str, secret: Object) -> None:
+        try:
+            space.kube.delete(SECRET, name, uid=str(secret["metadata"]["uid"]))
+        except ReconcilerError:
+            space.swept = False
+
+    def lacking(self) -> Sequence[Transport]:
+        """Ways to the claims on which submits since the last look found no code."""
+        return [self._space(namespace).helper.open() for namespace in sorted(self._lacking)]
+
+    # --- looking
+
+    def observe(self, look: Look) -> Census:
+        """One list of each kind per namespace; one question to a running pod for how far runs have come."""
+        self._lacking.clear()
+        name = self._settings.name
+        known = {item.run.run_id: item for item in look.known}
+        namespaces = {self._site.pods.namespace, *(self._where(item.run, item.handle) for item in look.known)}
+        sightings: dict[str, Sighting] = {}
+        try:
+            for namespace in sorted(namespaces):
+                sightings |= self._look(namespace, known, everybodys=look.scan)
+        except ReconcilerError as error:
+            return Census(name, complete=False, sightings=sightings, error=_said(error))
+        scanned, unread = False, ""
+        if look.scan:
+            try:
+                for run_id, (run, written) in self._space(self._site.pods.namespace).scan(name).items():
+                    if run_id not in sightings and run_id not in known:
+                        sightings[run_id] = Sighting(run_id, Presence.PRESENT, run=run, report=written)
+                scanned = True
+            except ReconcilerError as problem:
+                unread = f"its claim cannot be read: {_said(problem)}"
+        return Census(
+            name,
+            complete=True,
+            sightings=sightings,
+            capacity=self._capacity() if look.probe else None,
+            scanned=scanned,
+            error=unread,
+        )
+
+    def _look(self, namespace: str, known: Mapping[str, Known], *, everybodys: bool) -> dict[str, Sighting]:
+        space = self._space(namespace)
+        owner = {OWNER: "" if everybodys else label_value(self._owner)}
+        objects = space.kube.list(JOB, labels=owner).objects
+        pods = [pod_of(each) for each in space.kube.list(POD, labels=owner).objects]
+        helpers = [each for each in objects if HELPER in _texts(each, "labels")]
+        jobs = [job_of(each) for each in objects if RUN in _texts(each, "labels")]
+        runs = {run.run_id: (run, job) for job in jobs if (run := run_of(job.labels, job.annotations)) is not None}
+        ours = {run_id for run_id, (run, _) in runs.items() if run.host == self._settings.name or run_id in known}
+        space.running = [pod.name for pod in pods if _can_be_asked(pod)]
+        self._tidy(space, helpers, jobs)
+        scene = self._scene(space, jobs, pods)
+        written = self._written(
+            space, [run for run_id, (run, job) in runs.items() if run_id in ours and not job.finished]
+        )
+        found: dict[str, Sighting] = {}
+        for run_id in sorted(ours):
+            run, job = runs[run_id]
+            waited_s = self._waited_s(known.get(run_id))
+            live, limits = written.get(run_id), self._site.limits
+            seen = sight(run, job, scene, live, limits, namespace=namespace, waited_s=waited_s)
+            found[run_id] = self._settled(run_id, seen)
+        missing = [
+            item
+            for run_id, item in known.items()
+            if run_id not in found and self._where(item.run, item.handle) == namespace
+        ]
+        found |= self._missing(space, missing, pods, namespace)
+        self._troubles = {
+            run_id: since for run_id, since in self._troubles.items() if run_id in known or run_id in found
+        }
+        return found
+
+    def _scene(self, space: Space, jobs: Sequence[VcJob], pods: Sequence[Pod]) -> Scene:
+        """Events, pod groups and queues are asked for only when something does not simply run."""
+        unclear = [job for job in jobs if is_unclear(job, pods)]
+        if not unclear:
+            return Scene(jobs, pods)
+        groups = [group_of(each) for each in space.kube.list(POD_GROUP).objects]
+        events = [event_of(each) for each in space.kube.list(EVENT).objects]
+        try:
+            queues = {queue.name: queue for queue in map(queue_of, space.kube.list(QUEUE).objects)}
+        except AccessRefused:
+            queues = {}  # a user of one namespace may not look at what belongs to the cluster: less can be explained
+        return Scene(jobs, pods, {group.owner_uid: group for group in groups}, events, queues)
+
+    def _written(self, space: Space, runs: Sequence[Run]) -> Mapping[str, Report]:
+        if not runs:
+            return {}
+        try:
+            return space.reports(runs, only_running=True)
+        except ReconcilerError:
+            return {}  # they run, as the API says; how far they have come is not known this time
+
+    def _waited_s(self, item: Known | None) -> float:
+        """Since its launch, by our clock."""
+        asked_at = item.handle.native.get("asked_at") if item is not None and item.handle is not None else None
+        return self._now() - asked_at if isinstance(asked_at, (int, float)) else 0.0
+
+    def _settled(self, run_id: str, seen: Seen) -> Sighting:
+        """A trouble that lasts breaks the run. It is counted by our clock, since we saw it."""
+        if not seen.trouble:
+            self._troubles.pop(run_id, None)
+            return seen.sighting
+        since = self._troubles.setdefault(run_id, self._now())
+        sighting = seen.sighting
+        broken = sighting.report is not None and sighting.report.status.final
+        if self._now() - since < (BROKEN_S if broken else self._site.lost_s):
+            return replace(sighting, error=seen.trouble)
+        if broken or sighting.stopping:
+            return replace(sighting, broken=not sighting.stopping)
+        base = sighting.report or Report(ReportStatus.RUNNING, seq=0)
+        lost = replace(base, status=ReportStatus.FAILED, cause=Cause.INFRASTRUCTURE, message=seen.trouble)
+        return replace(sighting, broken=True, report=lost)
+
+    def _missing(
+        self, space: Space, items: Sequence[Known], pods: Sequence[Pod], namespace: str
+    ) -> dict[str, Sighting]:
+        """Runs without a job. Their pods may still end; then, unless we deleted it, what it wrote says how it ended."""
+        found: dict[str, Sighting] = {}
+        gone: list[Known] = []
+        for item in items:
+            run, run_id = item.run, item.run.run_id
+            left = [pod for pod in pods if pod.labels.get(RUN) == label_value(run_id) and not pod.over]
+            if left:
+                found[run_id] = self._settled(run_id, ending(run, left, namespace, self._name(item)))
+            elif item.handle is None or run_id in self._ended:
+                found[run_id] = Sighting(run_id, Presence.ABSENT)
+            else:
+                gone.append(item)
+        if not gone:
+            return found
+        try:
+            written = space.reports([item.run for item in gone])
+        except ReconcilerError as error:
+            why = f"its job is gone, and how it ended cannot be read from the claim: {_said(error)}"
+            return found | {item.run.run_id: Sighting(item.run.run_id, Presence.UNKNOWN, error=why) for item in gone}
+        return found | {
+            item.run.run_id: vanished(item.run, self._name(item), written.get(item.run.run_id)) for item in gone
+        }
+
+    def _tidy(self, space: Space, helpers: Sequence[Object], jobs: Sequence[VcJob]) -> None:
+        """What a killed process left behind: helpers, and Secrets whose job was never created. Once per process and namespace."""
+        if helpers:
+            try:
+                space.helper.sweep(helpers)
+            except ReconcilerError:
+                pass  # they end by themselves
+        if space.swept:
+            return
+        try:
+            found = space.kube.list(SECRET, labels={OWNER: label_value(self._owner), RUN: ""}).objects
+            by_name = {job.name: job for job in jobs}
+            for secret in found:
+                metadata = secret["metadata"]
+                name = str(metadata["name"])
+                if metadata.get("ownerReferences"):
+                    continue
+                job = by_name.get(name)
+                if job is None:
+                    space.kube.delete(SECRET, name, uid=str(metadata["uid"]))
+                else:
+                    owner = owner_reference({"metadata": {"name": job.name, "uid": job.uid}})
+                    space.kube.patch(SECRET, name, {"metadata": {"ownerReferences": [owner]}})
+            space.swept = True
+        except ReconcilerError:
+            pass  # the next look tries again
+
+    def _capacity(self) -> Capacity:
+        key = self._site.pods.gpu_key
+        try:
+            queues = [queue_of(each) for each in self._space(self._site.pods.namespace).kube.list(QUEUE).objects]
+        except ReconcilerError as error:
+            return Capacity(0, error=_said(error))
+        rooms: dict[str, QueueRoom] = {}
+        for queue in queues:
+            cap = None if queue.capability is None else queue.capability.get(key)
+            used = (queue.allocated or {}).get(key, 0.0)
+            state = "Open" if queue.state is VcQueueState.OPEN else queue.word
+            rooms[queue.name] = QueueRoom(queue.name, state, None if cap is None else int(cap), int(used))
+        return Capacity(0, rooms=rooms)
+
+    # --- stopping
+
+    def cancel(self, known: Known, *, reason: str, grace_s: float, force: bool = False) -> str:
+        """Delete the job; its pods get its grace. `force`: delete the pods at once, as on a node that does not answer."""
+        run, name, namespace = known.run, self._name(known), self._where(known.run, known.handle)
+        space = self._space(namespace)
+        found = space.kube.get(JOB, name)
+        told = "already gone"
+        pods = self._pods(space, run)
+        if found is not None:
+            job = job_of(found)
+            if not _is_of(found, run):
+                raise Rejected(f"Volcano job {name} in {namespace} was not made for this attempt: it is left alone")
+            if job.finished and not any(not pod.over for pod in pods):
+                return "already ended"
+            if not force and not job.deleting:
+                self._tell(space, pods, run, reason, grace_s)
+            if not job.deleting and space.kube.delete(JOB, name, uid=job.uid):
+                told = f"Volcano job {name} is being deleted"
+            elif job.deleting:
+                told = f"Volcano job {name} is being deleted already"
+            self._ended.add(run.run_id)
+        if force:
+            for pod in pods:
+                space.kube.delete(POD, pod.name, uid=pod.uid, grace_s=0)
+            told += f"; {len(pods)} pods are removed without grace" if pods else ""
+        return told
+
+    def _tell(self, space: Space, pods: Sequence[Pod], run: Run, reason: str, grace_s: float) -> None:
+        """Best effort: without it the run's last record says that it was preempted, and ours says why all the same."""
+        asked = {"reason": reason if reason in _REASONS else "replaced", "grace_s": grace_s}
+        for pod in pods:
+            if _can_be_asked(pod):
+                try:
+                    space.tell(pod.name, _TELL, self._settings.paths.status_dir(run), json.dumps(asked))
+                except ReconcilerError:
+                    continue
+                return
+
+    # --- logs
+
+    def logs(self, known: Known, since: LogCursor) -> LogChunk:
+        """From the claim, by a running pod; of an ended run from its pod, as long as the cluster keeps it."""
+        space = self._space(self._where(known.run, known.handle))
+        pods = self._pods(space, known.run)
+        space.running = [pod.name for pod in pods if _can_be_asked(pod)] or space.running
+        pod = next((pod for pod in pods if pod.index == since.worker), None)
+        if pod is not None and not space.running:
+            data = space.kube.logs(pod.name, container=CONTAINER, size_max=LOG_BYTES_MAX)
+            if data is not None:
+                return _piece(data, since)
+        return space.logs(known, since)
+
+    # --- the rest
+
+    def spaces(self) -> Iterable[Space]:
+        """The namespaces that were opened."""
+        return self._spaces.values()
+
+    def close(self) -> None:
+        """Delete helpers, end connections."""
+        for space in self._spaces.values():
+            space.close()
+
+    def _space(self, namespace: str) -> Space:
+        if namespace not in self._spaces:
+            self._spaces[namespace] = self._open_space(namespace)
+        return self._spaces[namespace]
+
+    def _pods(self, space: Space, run: Run) -> list[Pod]:
+        listed = space.kube.list(POD, labels={RUN: labels_of(run)[RUN]}).objects
+        return sorted((pod_of(each) for each in listed), key=lambda pod: (pod.index is None, pod.index or 0))
+
+    def _where(self, run: Run, handle: Handle | None) -> str:
+        """The namespace in which the run is, or would be."""
+        native = handle.native.get("namespace") if handle is not None else None
+        if isinstance(native, str):
+            return native
+        spec = run.normal.get("spec")
+        volcano = spec.get("volcano") if isinstance(spec, dict) else None
+        given = volcano.get("namespace") if isinstance(volcano, dict) else None
+        return given if isinstance(given, str) else self._site.pods.namespace
+
+    @staticmethod
+    def _name(known: Known) -> str:
+        native = known.handle.native.get("job") if known.handle is not None else None
+        return native if isinstance(native, str) else object_name(known.run.run_id)
+
+
+def _can_be_asked(pod: Pod) -> bool:
+    return pod.began and pod.phase == "Running" and not pod.deleting and not pod.node_lost and HELPER not in pod.labels
+
+
+def _is_of(found: Object, run: Run) -> bool:
+    """Was it made for this very attempt, by whoever has its token?"""
+    minded = run_of(_texts(found, "labels"), _texts(found, "annotations"))
+    return minded is not None and (minded.run_id, minded.token) == (run.run_id, run.token)
+
+
+def _texts(found: Object, field_name: str) -> Mapping[str, str]:
+    metadata: Any = found.get("metadata")
+    value = metadata.get(field_name) if isinstance(metadata, Mapping) else None
+    return value if isinstance(value, Mapping) else {}
+
+
+def _image_of(order: Order) -> str:
+    return str(order.job["spec"]["tasks"][0]["template"]["spec"]["containers"][0]["image"])
+
+
+def _piece(data: bytes, since: LogCursor) -> LogChunk:
+    size = len(data)
+    rotated = since.offset > size
+    start = 0 if rotated else max(0, size + since.offset) if since.offset < 0 else since.offset
+    end = min(size, start + since.size_max)
+    return LogChunk(data[start:end], start, end, rotated)
+
+
+def _said(error: ReconcilerError) -> str:
+    return f"{error.message.rstrip('.')}. {error.hint}".rstrip(". ") if error.hint else error.message
