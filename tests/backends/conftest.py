@@ -1,6 +1,6 @@
 import pytest
 
-pytest.register_assert_rewrite("tests.contract.backend_contract")
+pytest.register_assert_rewrite("tests.contract.backend_contract", "tests.contract.kube_contract")
 
 from reconciler.app.shipping import Bundle  # noqa: E402 - after the line above, which must come before any import of it
 from tests.lab.slurm import slurm  # noqa: E402
