@@ -30,8 +30,8 @@ from reconciler.core.volcano import (
 JOB_NAME = "volcano.sh/job-name"
 TASK_INDEX = "volcano.sh/task-index"
 
-_TIME = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(\.\d{1,9})?(Z|[+-]\d\d:\d\d)\Z")
-_INDEX_AT_END = re.compile(r"-(\d{1,9})\Z")
+_TIME = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(\.\d{1,9})?(Z|[+-]\d\d:\d\d)\Z", re.ASCII)
+_INDEX_AT_END = re.compile(r"-(\d{1,9})\Z", re.ASCII)
 _PHASES = {phase.value: phase for phase in VcPhase}
 _QUEUE_STATES = {state.value: state for state in (VcQueueState.OPEN, VcQueueState.CLOSED, VcQueueState.CLOSING)}
 _SIGNAL_MAX = 64

@@ -365,6 +365,10 @@ def _deleted(job: VcJob, own: Sequence[Pod], said: Sequence[Event]) -> _Verdict 
     )
 
 
+# What was said while the job waited explains no end.
+_OF_WAITING = frozenset({"Unschedulable", "PodGroupPending", "FailedScheduling", "FailedCreate"})
+
+
 def _unexplained(job: VcJob, own: Sequence[Pod], said: Sequence[Event]) -> _Verdict:
     seen: list[str] = []
     if job.reason or job.message:
@@ -372,7 +376,11 @@ def _unexplained(job: VcJob, own: Sequence[Pod], said: Sequence[Event]) -> _Verd
     unready = [event.name for event in said if event.reason == "NodeNotReady"]
     if unready:
         seen.append(f"the node of {unready[0]} stopped answering before")
-    last = [event for event in said if event.warning or event.reason in ("ExecuteAction", "Killing")]
+    last = [
+        event
+        for event in said
+        if (event.warning or event.reason in ("ExecuteAction", "Killing")) and event.reason not in _OF_WAITING
+    ]
     if last:
         seen.append(f"the last event is {last[-1].reason} of {last[-1].name}: {_short(last[-1].message)}")
     tail = f" ({'; '.join(seen)})" if seen else " (no event is left either)"

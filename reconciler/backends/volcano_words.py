@@ -308,6 +308,9 @@ def _nodes(text: str) -> str:
     return found[0] if found else text
 
 
+_WAIT = "Wait until others in it end, ask for less, or have it enlarged."
+
+
 def _queue(
     job: VcJob, group: PodGroup | None, queue: VcQueue | None, said: Sequence[Event], waited_s: float
 ) -> Why | None:
@@ -323,10 +326,9 @@ def _queue(
     name = group.queue or job.queue
     if "in cluster is overused" not in words and (short or "queue resource quota" in words):
         why = "; ".join(short) or (f"not enough {named}" if named else f"it wants {wants}")
-        return Why(
-            "NoCapacity",
-            f"the queue {name!r} is full: {why}. Wait until others in it end, ask for less, or have it enlarged.",
-        )
+        never = any("may ever hold" in one for one in short)
+        step = "Ask for less, take another queue, or have it enlarged." if never else _WAIT
+        return Why("NoCapacity", f"the queue {name!r} has no room: {why}. {step}")
     if words:
         lacks = f"not enough {named}; " if named else ""
         return Why(

@@ -202,7 +202,7 @@ class VcQueue:
 
 
 _QUANTITY = re.compile(
-    r"([+-]?(?:\d{1,40}(?:\.\d{0,40})?|\.\d{1,40}))(?:([eE][+-]?\d{1,2})|([KMGTPE]i|[numkMGTPE]))?\Z"
+    r"([+-]?(?:\d{1,40}(?:\.\d{0,40})?|\.\d{1,40}))(?:([eE][+-]?\d{1,2})|([KMGTPE]i|[numkMGTPE]))?\Z", re.ASCII
 )
 _SUFFIXES: dict[str, tuple[int, int]] = {
     "n": (10, -9), "u": (10, -6), "m": (10, -3),
