@@ -97,7 +97,13 @@ def open_volcano(
             tolerations=[toleration_of(one) for one in host.tolerations],
             pod=_pulling(host),
         )
-        helper = Helper(kube, wish, transport=partial(KubeTransport, kube), why=lambda: _why(kube, helper.name))
+        helper = Helper(
+            kube,
+            wish,
+            transport=partial(KubeTransport, kube),
+            why=lambda: _why(kube, helper.name),
+            ready_s=host.helper_timeout_s,
+        )
         return Space(node, kube, helper, reach=partial(KubeTransport, kube), install=install)
 
     return VolcanoBackend(node, site, open_space, owner=owner)

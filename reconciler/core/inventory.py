@@ -30,6 +30,7 @@ COOLDOWN_S = 600.0
 STUCK_TIMEOUT_S = 1800.0
 LOST_TIMEOUT_S = 600.0
 KEEP_FINISHED_S = 604_800.0
+HELPER_TIMEOUT_S = 300.0
 # Where gcloud keeps its own key for VMs; `gcloud compute tpus tpu-vm ssh` makes it.
 GOOGLE_KEY = "~/.ssh/google_compute_engine"
 
@@ -261,6 +262,7 @@ class VolcanoHost:
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = None
     helper_resources: Mapping[str, str] = field(default_factory=dict)
     helper_image: str = ""
+    helper_timeout_s: float = HELPER_TIMEOUT_S
     pending_timeout_s: float | None = None
     stuck_timeout_s: float = STUCK_TIMEOUT_S
     lost_timeout_s: float = LOST_TIMEOUT_S

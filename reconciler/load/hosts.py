@@ -100,6 +100,7 @@ _DURATIONS = (
     "stuck_timeout",
     "lost_timeout",
     "keep_finished",
+    "helper_timeout",
 )
 
 
