@@ -109,8 +109,7 @@ def end_of(job: VcJob, pods: Iterable[Pod], events: Iterable[Event], parts: Sequ
             continue
         return _ended(parts, verdict)
     if reasons:
-        # Of several parts, the first in time that ended for a reason of its own; a silent part is none.
-        return gang_of(_talking(parts)).report
+        return gang_of(parts).report
     asked = [one for one in failed if one.status is ReportStatus.CANCELLED]
     if asked:
         return asked[0]
@@ -120,7 +119,7 @@ def end_of(job: VcJob, pods: Iterable[Pod], events: Iterable[Event], parts: Sequ
     if deleted is not None:
         return _ended(parts, deleted)
     if failed:
-        return gang_of(_talking(parts)).report
+        return gang_of(parts).report
     return _ended(parts, _unexplained(job, own, said))
 
 
@@ -245,7 +244,7 @@ def _completed(
 ) -> Report:
     """Volcano counts it as completed: what its pods say counts, as far as there are any."""
     if failed:
-        found = gang_of(_talking(parts)).report
+        found = gang_of(parts).report
         return found if found is not None else failed[0]
     if commanded is not None and len(told) < len(parts):
         return _ended(parts, commanded)
@@ -263,15 +262,6 @@ def _completed(
 
 def _has_ended(part: Sighting) -> bool:
     return part.presence is Presence.PRESENT and not part.alive
-
-
-def _talking(parts: Sequence[Sighting]) -> list[Sighting]:
-    """The parts, those that left no final record as if they never began: `gang_of` would take their silence for the
-    reason."""
-    return [
-        one if one.report is not None and one.report.status.final else Sighting(one.run_id, Presence.ABSENT)
-        for one in parts
-    ]
 
 
 def _ended(parts: Sequence[Sighting], verdict: _Verdict) -> Report:
@@ -303,7 +293,7 @@ def _commanded(job: VcJob, said: Sequence[Event]) -> _Verdict | None:
     return _Verdict(Cause.CANCELLED, sentence, given[-1].at)
 
 
-# What an event about a pod says of its end.
+# What an event about a pod, or about the pod group (Evict), says of its end.
 _TAINTED = "TaintManagerEviction"
 _EVENTS: dict[str, tuple[Cause, str]] = {
     "Evict": (Cause.PREEMPTION, "Volcano's scheduler took its place"),
@@ -334,7 +324,7 @@ def _disrupted(own: Sequence[Pod], said: Sequence[Event]) -> _Verdict | None:
     spared = {event.name for event in said if event.reason == _TAINTED and event.message.startswith("Cancel")}
     for event in said:
         known = _EVENTS.get(event.reason)
-        if known is None or event.kind != "Pod" or event.name in unhurt:
+        if known is None or event.name in unhurt:
             continue
         if event.reason != _TAINTED or event.name not in spared:
             cause, sentence = known

@@ -95,6 +95,12 @@ def test_over_its_queues_capability():
     assert "Wait until others" in found.sentence
 
 
+def test_a_full_cluster_is_not_blamed_on_the_queue():
+    """Hand-made: the queue is full as well."""
+    full = VcQueue("default", VcQueueState.OPEN, "Open", {"cpu": 1.0}, {"cpu": 1.0})
+    assert why("vcjob/pending-nospace", events=every_event(), queue=full).sentence.startswith("the cluster is full")
+
+
 def test_newer_schedulers_name_what_is_short():
     """Hand-made after Volcano's newer text."""
     job = the_job("queue/over-capability")
@@ -170,6 +176,12 @@ def test_events_about_another_of_the_same_name_explain_nothing():
     # Nor do refusals of pods that were made since.
     pods = [replace(pod, owner_uid=the_job("errors/refused.tight").uid) for pod in the_pods("vcjob/running")]
     assert why("errors/refused.tight", pods=pods, events=events).reason == "Starting"
+
+
+def test_old_pods_explain_nothing_once_the_jobs_own_are_there():
+    old = [replace(pod, job="nonode") for pod in the_pods("recreate/early")]
+    assert why("vcjob/pending-nonode", pods=[*the_pods("vcjob/pending-nonode"), *old]).reason == "NoMatchingNode"
+    assert why("vcjob/pending-nonode", pods=old).reason == "OldPodsTerminating"
 
 
 def waits(message, name="vcjob/pending-nonode"):
@@ -521,6 +533,8 @@ def test_somebodys_command():
     assert (told.status, told.cause, told.seq) == (ReportStatus.FAILED, Cause.CANCELLED, 7)
     failed = replace(asked[0].report, status=ReportStatus.FAILED, cause=Cause.FAILURE, end_time="2026-11-21T06:17:00Z")
     assert verdict(command, parts=[replace(asked[0], report=failed), ABSENT]).cause is Cause.FAILURE
+    untimed = replace(failed, end_time="")
+    assert verdict(command, parts=[replace(asked[0], report=untimed), ABSENT]).cause is Cause.FAILURE
     complete = event(
         "CommandIssued", JOB.name, kind="Job", uid=JOB.uid, message="Start to execute command CompleteJob, and"
     )
@@ -536,6 +550,24 @@ def test_of_a_failure_and_an_eviction_the_first_in_time_is_the_reason():
     # A peer that failed because another's place was taken.
     unknown = [ABSENT, replace(parts[1], report=replace(failed, end_time=""))]
     assert verdict(event("Evict"), parts=unknown).cause is Cause.PREEMPTION
+
+
+def test_a_pod_that_was_through_before_it_was_taken_was_not_hurt():
+    # It failed by itself, as it says, though the cluster took its place in the same second.
+    item = ended(FAIL, code=3, taken="PreemptionByScheduler")
+    job = replace(the_job("vcjob/failed"), replicas=2)
+    assert end_of(job, [item], [], parts_of(job, [item])).cause is Cause.FAILURE
+    done = the_pods("vcjob/completed")[0]
+    job = the_job("vcjob/completed", state={"phase": "Terminated"})
+    evicted = Event("Evict", "x", "Pod", done.name, done.uid, since=job.created + 9, at=job.created + 9)
+    assert end_of(job, [done], [evicted], parts_of(job, [done])).cause is Cause.INFRASTRUCTURE
+    gone = replace(evicted, name="done-worker-1", uid="gone")
+    assert end_of(job, [done], [gone], parts_of(job, [done])).cause is Cause.PREEMPTION
+
+
+def test_volcano_tells_an_eviction_of_the_pod_group_too():
+    group = f"{JOB.name}-{JOB.uid}"
+    assert verdict(event("Evict", group, kind="PodGroup", uid="g", message="reclaim")).cause is Cause.PREEMPTION
 
 
 def test_what_asked_for_its_end_itself_stays():
