@@ -483,8 +483,8 @@ class KubeClient:
         broken = (ConfigException, yaml.YAMLError, OSError, ValueError, TypeError, KeyError, AttributeError)
         try:
             merged = KubeConfigMerger(path).config.value
-            contexts = {each["name"]: each["context"] for each in merged["contexts"]}
-            users = {each["name"]: each["user"] for each in merged["users"]}
+            contexts = {each.value["name"]: each.value["context"] for each in merged["contexts"]}
+            users = {each.value["name"]: each.value.get("user") for each in merged["users"]}
             context = self._context or str(merged.get("current-context") or "")
         except broken as error:
             raise refusals.bad_kubeconfig(path, str(error)) from error
