@@ -12,6 +12,7 @@ import contextlib
 import json
 import logging
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -495,6 +496,10 @@ class KubeClient:
                 load_kube_config(config_file=path, context=context, client_configuration=configuration)
             except broken as error:
                 raise refusals.bad_kubeconfig(path, str(error)) from error
+        if not re.match(r"https?://[^/]", configuration.host):
+            raise refusals.bad_kubeconfig(
+                path, f"the server of context {context} is no address: {configuration.host!r}"
+            )
         self._login = Login(path, context, configuration.host)
         user = users.get(contexts[context].get("user")) or {}
         program = user.get("exec")
