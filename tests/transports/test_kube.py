@@ -13,6 +13,7 @@ import pytest
 
 from reconciler.backends.kube_client import KubeClient, Patience
 from reconciler.backends.kube_control import JOB
+from reconciler.backends.volcano_helper import CONTAINER, HELPER, OWNER, Helper, HelperTransport, HelperWish
 from reconciler.core.errors import AccessRefused, OutcomeUnknown, Unreachable
 from reconciler.transports.kube import KubeTransport, exit_code
 from tests.contract.kube_contract import job
@@ -196,3 +197,33 @@ def alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in ("Z", "X")
     except OSError:
         return False
+
+
+def test_a_helper_reaches_a_claim_and_is_gone_afterwards(cluster: Cluster, client: KubeClient) -> None:
+    folder = cluster.claim("data")
+    wish = HelperWish(owner="jo", host="lab", maker="jo at ws1", image="python:3.11", claim="data", path=str(folder))
+    helper = Helper(client, wish, transport=lambda pod: KubeTransport(client, pod, container=CONTAINER), ready_s=30.0)
+    transport = HelperTransport(helper)
+    put(transport, str(folder / "tree" / "a.txt"), b"hello")
+    assert (folder / "tree" / "a.txt").read_bytes() == b"hello"
+    name = helper.name
+    assert cluster.phase(name) == "Running"
+    # A process that died left one as well.
+    left = Helper(client, wish, transport=lambda pod: KubeTransport(client, pod), ready_s=30.0)
+    left.open()
+    found = client.list(JOB, labels={HELPER: "lab", OWNER: "jo"}).objects
+    assert sorted(each["metadata"]["name"] for each in found) == sorted([name, left.name])
+    assert helper.sweep(found) == [left.name]
+    transport.close()
+    cluster.wait(lambda: not [job for job in cluster.list("jobs") if HELPER in job["metadata"].get("labels", {})])
+    cluster.wait(lambda: not cluster.pods(name) and not cluster.pods(left.name))
+
+
+def test_a_helper_whose_image_cannot_be_pulled_is_told_and_leaves_nothing(cluster: Cluster, client: KubeClient) -> None:
+    folder = cluster.claim("data")
+    cluster.pull_fails("no/such:1")
+    wish = HelperWish(owner="jo", host="lab", maker="jo at ws1", image="no/such:1", claim="data", path=str(folder))
+    helper = Helper(client, wish, transport=lambda pod: KubeTransport(client, pod), why=lambda: "no image", ready_s=1.0)
+    with pytest.raises(Unreachable, match=r"(?s)is not there after 1 s: no image.*the image no/such:1"):
+        helper.open()
+    cluster.wait(lambda: not [job for job in cluster.list("jobs") if HELPER in job["metadata"].get("labels", {})])
