@@ -283,8 +283,6 @@ class KubeClient:
         return f"{root}{place}/{kind.plural}" + (f"/{quote(name, safe='')}" if name else "")
 
     def _refusal(self, ask: Ask, status: Status) -> ReconcilerError:
-        if status.code == 401:
-            self.close()  # the next call reads the kubeconfig, and signs in, anew
         return refusals.error(ask, status, self._login)
 
     def _json(self, ask: Ask, body: bytes) -> dict[str, Any]:
@@ -400,8 +398,7 @@ class KubeClient:
                 body=data,
                 headers=headers,
                 timeout=urllib3.Timeout(connect=min(self._patience.connect_s, within_s), read=within_s),
-                retries=False,
-                redirect=False,
+                retries=False,  # nor redirects
                 preload_content=False,
             )
         except (

@@ -183,6 +183,8 @@ def test_output_is_read_from_its_beginning_and_cut(bench: ServerBench) -> None:
     bench.cluster.wait(lambda: bench.cluster.phase("a") == "Running" and bench.cluster.log("a-worker-0"))
     assert bench.kube.logs("a-worker-0", size_max=100) == b"0123456789\n"
     assert bench.kube.logs("a-worker-0", size_max=4) == b"0123"
+    bench.cluster.fault("get", "pods/log", raw=b"more than was asked for")
+    assert bench.kube.logs("a-worker-0", size_max=4) == b"more"
     with pytest.raises(Rejected, match="nope"):
         bench.kube.logs("a-worker-0", container="nope", size_max=4)
 

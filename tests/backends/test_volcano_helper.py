@@ -169,7 +169,7 @@ def test_it_is_made_once_waited_for_and_deleted(bench: Bench) -> None:
 def test_a_pod_that_runs_and_is_not_ready_or_is_anothers_is_waited_for(bench: Bench) -> None:
     def come(number: int) -> None:
         name = bench.helper.name
-        pods = bench.kube.run_pods(name, ready=number > 3)
+        pods = bench.kube.run_pods(name, ready=number != 3)
         if number < 3:
             pods[0]["metadata"]["ownerReferences"][0]["uid"] = "of an earlier job of this name"
 
