@@ -12,6 +12,7 @@ import contextlib
 import json
 import logging
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -282,8 +283,6 @@ class KubeClient:
         return f"{root}{place}/{kind.plural}" + (f"/{quote(name, safe='')}" if name else "")
 
     def _refusal(self, ask: Ask, status: Status) -> ReconcilerError:
-        if status.code == 401:
-            self.close()  # the next call reads the kubeconfig, and signs in, anew
         return refusals.error(ask, status, self._login)
 
     def _json(self, ask: Ask, body: bytes) -> dict[str, Any]:
@@ -399,8 +398,7 @@ class KubeClient:
                 body=data,
                 headers=headers,
                 timeout=urllib3.Timeout(connect=min(self._patience.connect_s, within_s), read=within_s),
-                retries=False,
-                redirect=False,
+                retries=False,  # nor redirects
                 preload_content=False,
             )
         except (
@@ -495,6 +493,10 @@ class KubeClient:
                 load_kube_config(config_file=path, context=context, client_configuration=configuration)
             except broken as error:
                 raise refusals.bad_kubeconfig(path, str(error)) from error
+        if not re.match(r"https?://[^/]", configuration.host):
+            raise refusals.bad_kubeconfig(
+                path, f"the server of context {context} is no address: {configuration.host!r}"
+            )
         self._login = Login(path, context, configuration.host)
         user = users.get(contexts[context].get("user")) or {}
         program = user.get("exec")

@@ -312,9 +312,6 @@ class HelperTransport:
         """Where nothing was done because the helper is gone, once more with a new one."""
         try:
             return call(self._helper.open())
-        except OutcomeUnknown:
-            self._drop_the_dead()
-            raise
         except Unreachable:
             if not self._drop_the_dead():
                 raise

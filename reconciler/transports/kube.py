@@ -33,14 +33,15 @@ _END_S = 0.5
 # How long outputs may lag behind the Status that ends a command (seconds).
 _LINGER_S = 1.0
 
-_END = 'kill -TERM -- "-$1" 2>/dev/null || kill -TERM "$1"'
+# Without `--`, which not every shell's `kill` knows.
+_END = 'kill -TERM "-$1" 2>/dev/null || kill -TERM "$1"'
 # The `head` that feeds the command of the shell $1: with its end, the command sees the end of its input.
 _CLOSE = """
 for f in /proc/[0-9]*/stat; do
   IFS= read -r l < "$f" || continue
   case $l in *" (head) "?" $1 "*) kill -TERM "${l%% *}"; exit 0 ;; esac
 done 2>/dev/null
-kill -TERM -- "-$1"
+kill -TERM "-$1"
 """
 
 
@@ -125,6 +126,8 @@ class KubeTransport:
         heard = _Heard()
         with self._stream(deadline) as line:
             self._converse(line, frame, Feed(frame.head, feed), len(frame.head) + size, heard, deadline)
+        if heard.short:
+            raise OutcomeUnknown(f"{self._where}: {size - heard.short} of {size} bytes arrived: the source had no more")
         if frame.finished:
             return frame.completed()
         if heard.late:
@@ -144,7 +147,7 @@ class KubeTransport:
 
     def _converse(self, line: _Line, frame: Frame, feed: Feed, size: int, heard: _Heard, deadline: float) -> None:
         """Feed the command and hear it until it has ended, the line is cut, or the deadline has passed."""
-        inbox, sent, short = frames.Inbox(), 0, False
+        inbox, sent = frames.Inbox(), 0
         sinks = {frames.STDOUT: frame.stdout.add, frames.STDERR: frame.stderr.add}
         while not frame.finished:
             if heard.over:
@@ -153,17 +156,18 @@ class KubeTransport:
             if left <= 0:
                 heard.late = heard.status is None
                 return
+            piece = memoryview(b"")
             if not line.sending:
                 piece = feed.peek()[:_SEND_BYTES]
                 if piece:
                     line.send(frames.frame(frames.BINARY, b"\0" + bytes(piece)))
                     feed.sent(len(piece))
                     sent += len(piece)
-                elif sent < size and not short and frame.pid is not None:
-                    short = True  # the source had less than was said, and the command waits for the rest
+                elif sent < size and not heard.short and frame.pid is not None:
+                    heard.short = size - sent  # the source had less than was said, and the command waits for the rest
                     self._also(_CLOSE, frame.pid, within_s=min(left, self._connect_timeout_s))
             try:
-                inbox.add(line.exchange(left))
+                inbox.add(line.exchange(0.0 if piece else left))
                 for message in inbox.messages():
                     if message.kind == frames.PING:
                         line.send(frames.frame(frames.PONG, message.data))
@@ -240,12 +244,14 @@ class KubeTransport:
 
 @dataclass(slots=True)
 class _Heard:
-    """What a conversation came to, besides the frame. `over`: the other side has ended it, `why` in its words."""
+    """What a conversation came to, besides the frame. `over`: the other side has ended it, `why` in its words. `short`: so many
+    bytes of the input were never there."""
 
     status: bytes | None = None
     late: bool = False
     over: bool = False
     why: str = ""
+    short: int = 0
 
 
 class _Line:
@@ -267,13 +273,14 @@ class _Line:
         self._out = memoryview(bytes(self._out) + data) if self._out else memoryview(data)
 
     def exchange(self, within_s: float) -> bytes:
-        """Send what fits and give what has come, after `within_s` at the latest. Raises OSError at the end of the line."""
+        """Send what fits and give what has come, after `within_s` at the latest (0: at once, unless nothing fits). Raises OSError
+        at the end of the line."""
         self._push()
         got = self._pull()
-        if got:
+        if got or (not within_s and not self._out):
             return got
         self._poll.modify(self._sock, select.POLLIN | (select.POLLOUT if self._out else 0))
-        self._poll.poll(max(1.0, within_s * 1000))
+        self._poll.poll(max(20.0, within_s * 1000))
         return self._pull()
 
     def _push(self) -> None:

@@ -15,6 +15,7 @@ PROTOCOL = "v4.channel.k8s.io"
 STDIN, STDOUT, STDERR, STATUS = 0, 1, 2, 3
 
 _CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
+_KINDS = frozenset({_CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG})
 _MESSAGE_MAX = 64 * 1024 * 1024
 
 
@@ -24,7 +25,7 @@ class BrokenFrame(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """`kind` is BINARY (or TEXT), CLOSE or PING."""
+    """`kind` is BINARY (or TEXT), CLOSE, PING or PONG."""
 
     kind: int
     data: bytes
@@ -64,9 +65,9 @@ class Inbox:
             if found is None:
                 return
             last, kind, data = found
+            if kind not in _KINDS:
+                raise BrokenFrame(f"a frame of kind {kind}")
             if kind >= CLOSE:
-                if kind not in (CLOSE, PING, PONG):
-                    raise BrokenFrame(f"a frame of kind {kind}")
                 yield Message(kind, data)
                 continue
             if kind != _CONTINUATION:

@@ -19,10 +19,18 @@ from reconciler.core.errors import OutcomeUnknown, ReconcilerError
 
 LOGIN = Login("/home/jo/lab.yaml", "lab", "https://lab:6443")
 # The fields of a Volcano job's spec (v1alpha1), for what strict fields refuse.
-JOB_FIELDS = frozenset(
-    ("schedulerName", "minAvailable", "volumes", "tasks", "policies", "plugins", "runningEstimate", "queue", "maxRetry")
-    + ("ttlSecondsAfterFinished", "priorityClassName", "minSuccess", "networkTopology")
-)
+JOB_FIELDS = {
+    "schedulerName",
+    "minAvailable",
+    "volumes",
+    "tasks",
+    "policies",
+    "plugins",
+    "runningEstimate",
+    "queue",
+    "maxRetry",
+}
+JOB_FIELDS |= {"ttlSecondsAfterFinished", "priorityClassName", "minSuccess", "networkTopology"}
 
 
 @dataclass

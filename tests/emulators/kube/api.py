@@ -14,7 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from tests.emulators.kube import admission, controller, errors, execute, kinds, sockets
+from tests.emulators.kube import admission, controller, errors, execute, kinds, protobuf, sockets
 from tests.emulators.kube.containers import StartError
 from tests.emulators.kube.errors import NoPage, Refused
 from tests.emulators.kube.faults import MESSAGES, REASONS, Call, Fault
@@ -26,10 +26,10 @@ TOO_LARGE = 3145728
 VERSION = {"major": "1", "minor": "32", "gitVersion": "v1.32.13", "gitCommit": "0" * 40, "gitTreeState": "clean"}
 VERSION |= {"buildDate": "2026-01-01T00:00:00Z", "goVersion": "go1.23.8", "compiler": "gc", "platform": "linux/amd64"}
 EXPIRED = (
-    "The provided continue parameter is too old to display a consistent list result. You can start a new list without the continue "
-    "parameter, or use the continue token in this response to retrieve the remainder of the results. Continuing with the provided token "
-    "results in an inconsistent list - objects that were created, modified, or deleted between the time the first chunk was returned and "
-    "now may show up in the list."
+    "The provided continue parameter is too old to display a consistent list result. You can start a new list without "
+    "the continue parameter, or use the continue token in this response to retrieve the remainder of the results. "
+    "Continuing with the provided token results in an inconsistent list - objects that were created, modified, or "
+    "deleted between the time the first chunk was returned and now may show up in the list."
 )
 
 
@@ -200,30 +200,37 @@ class Handler(BaseHTTPRequestHandler):
     def _answer(self, path: str, target: tuple[Resource, str, str, str] | None, raw: bytes) -> None:
         world = self.server.world
         if path.rstrip("/") in ("/healthz", "/readyz", "/livez"):
-            return self._text(200, "ok")
+            self._text(200, "ok")
+            return
         if path == "/version":
-            return self._json(200, VERSION)
+            self._json(200, VERSION)
+            return
         token = self.headers.get("Authorization", "").removeprefix("Bearer ")
-        if token not in world.tokens:
+        if token not in world.tokens and (token or not world.tokens):  # kubectl sends no token over plain HTTP
             raise errors.unauthorized()
         if target is None:
-            return self._json(200, self._discovery(path))
+            self._json(200, self._discovery(path))
+            return
         resource, namespace, name, sub = target
         body = self._body(raw)
         if resource is ACCESS_REVIEW:
-            return self._json(201, self._review(body))
+            self._json(201, self._review(body))
+            return
         verb = self.call.verb
         if world.denies(verb, resource, sub) or (sub == "exec" and world.denies("create", resource, sub)):
             told = "create" if sub == "exec" else verb
             raise errors.not_allowed(resource, name, world.user, told, sub, namespace)
         if sub == "exec":
-            return self._exec(namespace, name)
+            self._exec(namespace, name)
+            return
         if sub == "log":
-            return self._log(namespace, name)
+            self._log(namespace, name)
+            return
         if sub not in ("", "status"):
             raise NoPage
         if verb == "watch":
-            return self._watch(resource, namespace, name)
+            self._watch(resource, namespace, name)
+            return
         with world.store.lock:
             code, answer = getattr(self, f"_do_{verb}")(resource, namespace, name, body, sub)
         self._json(code, answer)
@@ -235,8 +242,8 @@ class Handler(BaseHTTPRequestHandler):
         if not raw:
             return {}
         try:
-            body = json.loads(raw)
-        except ValueError:
+            body = protobuf.access_review(raw) if raw.startswith(protobuf.MAGIC) else json.loads(raw)
+        except (ValueError, IndexError):
             raise errors.bad_request(
                 "the body of the request was in an unknown format - accepted media types include: json"
             ) from None
@@ -246,7 +253,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def _discovery(self, path: str) -> Json:
         words = path.strip("/").split("/")
-        shown = [group for group in ("batch.volcano.sh", "scheduling.volcano.sh", "authorization.k8s.io")]
+        shown = ["batch.volcano.sh", "scheduling.volcano.sh", "authorization.k8s.io"]
         if self.server.world.without_volcano:
             shown = [group for group in shown if group not in kinds.VOLCANO_GROUPS]
         if words == ["api"]:
@@ -310,6 +317,7 @@ class Handler(BaseHTTPRequestHandler):
         world = self.server.world
         store = world.store
         strict = self.query.get("fieldValidation") == "Strict"
+        body = {"kind": resource.kind, "apiVersion": resource.api_version, **body} if not resource.group else body
         if body.get("kind") != resource.kind or body.get("apiVersion") != resource.api_version:
             text = (
                 f"the object provided is unrecognized (must be of type {resource.kind}): emulator: {body.get('kind')}"
@@ -516,7 +524,8 @@ class Handler(BaseHTTPRequestHandler):
                 text = f'previous terminated container "{container}" in pod "{name}" not found'
                 raise errors.bad_request(text)
             if not pod["spec"].get("nodeName"):
-                return self._text(200, "")
+                self._text(200, "")
+                return
             self._check_node(pod, f"containerLogs/{namespace}/{name}/{container}")
             if "waiting" in state or not state:
                 reason = state.get("waiting", {}).get("reason", "ContainerCreating")
@@ -533,7 +542,8 @@ class Handler(BaseHTTPRequestHandler):
         if limit := self.query.get("limitBytes"):
             data = data[: int(limit)]
         if self.query.get("follow") != "true":
-            return self._bytes(200, data, "text/plain")
+            self._bytes(200, data, "text/plain")
+            return
         self._note(200)
         self.send_response(200)
         self.send_header("Content-Type", "text/plain")

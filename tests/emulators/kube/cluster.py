@@ -23,12 +23,13 @@ from tests.emulators.kube.store import Json, stamp
 from tests.emulators.kube.world import World
 
 TICK_S = 0.01
-NO_PULL = 'failed to pull and unpack image "{image}": failed to resolve reference "{image}": failed to do request: connection refused'
+NO_PULL = 'failed to pull and unpack image "{image}": failed to resolve reference "{image}": connection refused'
 
 
 class Cluster:
-    """`folder` holds the claims (`claims/NAME`), the pods and the kubeconfig. `nodes`: name to allocatable resources (cpu, memory,
-    pods, nvidia.com/gpu ...; `labels`). `claims` exist from the start."""
+    """`folder` holds the claims (`claims/NAME`), the pods and the kubeconfig. `nodes`: name to allocatable resources (cpu,
+    memory, pods, nvidia.com/gpu ...; `labels`). `claims` exist from the start. `mounts_in_secrets`: the keys of Secrets in whose
+    mounted files the mount paths are replaced, too."""
 
     def __init__(
         self,
@@ -306,7 +307,7 @@ class Cluster:
             with self.world.store.lock:
                 try:
                     self.world.tick()
-                except Exception as problem:
+                except Exception as problem:  # noqa: BLE001 - shown at the end of the block, and by wait
                     self.world.broken.append(problem)
                     return
 

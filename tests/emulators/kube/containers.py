@@ -1,9 +1,10 @@
 """A container of the emulated cluster: a local process. There is no isolation and there are no mounts.
 
-The stand-in for mounts is textual: wherever a mountPath of the container stands in its command, arguments or environment values (as
-a whole path or the beginning of one), the real directory is put in its place, the longest path first. So is terminationMessagePath,
-and so are the mount paths in those keys of a mounted Secret that the cluster is told (`record.json`). A program that builds such a
-path in another way sees the machine's own file system. A mountPath that is itself the real directory needs no replacing.
+The stand-in for mounts is textual: wherever a mountPath of the container stands in its command, arguments or environment values
+(as a whole path or the beginning of one), the real directory is put in its place, the longest path first. So is
+terminationMessagePath, and so are the mount paths in those keys of a mounted Secret that the cluster is told (`record.json`). A
+program that builds such a path in another way sees the machine's own file system. A mountPath that is itself the real directory
+needs no replacing.
 """
 
 from __future__ import annotations
@@ -76,7 +77,8 @@ class Container:
             command = ["sleep", "infinity"]
         self.message_file.write_bytes(b"")
         with self.log.open("ab") as output:
-            self.process = self._spawn(command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT)
+            words = [_expanded(word, self.environment) for word in command]
+            self.process = self._spawn(words, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT)
 
     def run(self, command: Sequence[str], *, stdin: bool) -> subprocess.Popen[bytes]:
         """As exec does: with the same environment and mounts. Raises StartError."""
@@ -116,7 +118,7 @@ class Container:
     # -- inside
 
     def _spawn(self, command: Sequence[str], **streams: Any) -> subprocess.Popen[bytes]:
-        expanded = [self.real(_expanded(word, self.environment)) for word in command]
+        expanded = [self.real(word) for word in command]
         where = self.real(self.spec["workingDir"]) if self.spec.get("workingDir") else str(self.folder)
         try:
             return subprocess.Popen(expanded, env=self.environment, cwd=where, start_new_session=True, **streams)

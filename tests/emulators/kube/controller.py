@@ -1,8 +1,8 @@
-"""The simulated job controller, modelled on the recorded behaviour of Volcano 1.12.4 (tests/records/kubernetes/watch.jsonl).
+"""The simulated job controller, modelled on the recorded Volcano 1.12.4 (tests/records/kubernetes/vcjob/watch.jsonl).
 
-Each job has a queue of events (its pods' changes). An event either meets a policy, whose action kills the job's pods, or leads to a
-sync, which makes missing pods and counts the others. Both write the job's status as the real controller does, the forgotten counts of
-ended jobs included.
+Each job has a queue of events (its pods' changes). An event either meets a policy, whose action kills the job's pods, or leads
+to a sync, which makes missing pods and counts the others. Both write the job's status as the real controller does, the forgotten
+counts of ended jobs included.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class JobController:
             if job is None or not events:
                 del self._events[namespace, name]
                 continue
-            self._handle(job, events.popleft())
+            self._handle(job, self._next(job, events))
         self._expire()
 
     def command(self, job: Json, action: str) -> None:
@@ -131,6 +131,15 @@ class JobController:
             self._restarting(job)
         else:
             self._kill(job, AFTER.get(phase, ""))
+
+    def _next(self, job: Json, events: deque[Event]) -> Event:
+        """What meets a policy comes first, so that no sync, which sees all pods as they are now, ends the job before it."""
+        if job.get("status", {}).get("state", {}).get("phase") in ("Pending", "Running"):
+            for event in events:
+                if self._policy(job, event):
+                    events.remove(event)
+                    return event
+        return events.popleft()
 
     def _policy(self, job: Json, event: Event) -> str:
         name, task_name, code, version = event

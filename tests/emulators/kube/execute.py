@@ -16,9 +16,10 @@ CHUNK = 32 * 1024
 
 
 def serve(channels: Channels, process: subprocess.Popen[bytes]) -> None:
-    """Until the command ends and its output is told, then its result on the error channel. A client that goes away ends the streams,
-    not the command, as with a real kubelet; its stdin ends."""
-    assert process.stdout is not None and process.stderr is not None
+    """Until the command ends and its output is told, then its result on the error channel. A client that goes away ends the
+    streams, not the command, as with a real kubelet; its stdin ends."""
+    assert process.stdout is not None
+    assert process.stderr is not None
     streams = ((STDOUT, process.stdout), (STDERR, process.stderr))
     pumps = [threading.Thread(target=_pump, args=(channels, number, pipe), daemon=True) for number, pipe in streams]
     reader = threading.Thread(target=_feed, args=(channels, process), daemon=True)

@@ -27,8 +27,8 @@ MESSAGES = {
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One call. `verb` as authorisation names it (get, list, watch, create, update, patch, delete); `kind` is the plural, with the
-    subresource (`pods/exec`); `code` is that of the answer, 0 where there was none."""
+    """One call. `verb` as authorisation names it (get, list, watch, create, update, patch, delete); `kind` is the plural, with
+    the subresource (`pods/exec`); `code` is that of the answer, 0 where there was none."""
 
     verb: str
     kind: str
@@ -40,8 +40,8 @@ class Call:
 
 @dataclass(slots=True)
 class Fault:
-    """One of: `status` (an error; `after`: though it was done), `drop` (the connection is cut; `after`: when it is done), `hang_s`
-    (silence), `raw` (any text for an answer, with `code`)."""
+    """One of: `status` (an error; `after`: though it was done), `drop` (the connection is cut; `after`: when it is done),
+    `hang_s` (silence), `raw` (any text for an answer, with `code`)."""
 
     verb: str = "*"
     kind: str = "*"

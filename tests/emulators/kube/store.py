@@ -1,5 +1,8 @@
-"""The objects of the emulated cluster, their versions, and their history for watches. Objects are plain JSON and are never changed
-in place: what a reader holds stays as it was. All of it is guarded by one lock, which whoever drives it takes (`with store.lock`)."""
+"""The objects of the emulated cluster, their versions, and their history for watches.
+
+Objects are plain JSON and are never changed in place: what a reader holds stays as it was. All of it is guarded by one lock,
+which whoever drives it takes (`with store.lock`).
+"""
 
 from __future__ import annotations
 
@@ -109,8 +112,8 @@ class Store:
         return self.update(resource, namespace, name, lambda body: body.__setitem__("status", status))
 
     def delete(self, resource: Resource, namespace: str, name: str, *, grace_s: float | None, policy: str) -> Json:
-        """Marks what ends later (a pod that runs, an object with finalizers, a foreground deletion), and removes the rest at once.
-        What belongs to it follows, unless the policy is Orphan."""
+        """Marks what ends later (a pod that runs, an object with finalizers, a foreground deletion), and removes the rest at
+        once. What belongs to it follows, unless the policy is Orphan."""
         body = self.wanted(resource, namespace, name)
         key = (resource, namespace, name)
         uid = body["metadata"]["uid"]
@@ -144,8 +147,7 @@ class Store:
         for old in self.list(EVENT, namespace):
             involved = old["involvedObject"]
             if (involved["uid"], old["reason"], old["message"]) == (meta["uid"], reason, message):
-                again = {"count": old["count"] + 1, "lastTimestamp": stamp()}
-                self.update(EVENT, namespace, old["metadata"]["name"], lambda event: event.update(again))
+                self.update(EVENT, namespace, old["metadata"]["name"], _again)
                 return
         involved = {
             "apiVersion": resource.api_version,
@@ -233,3 +235,7 @@ def _mark_foreground(body: Json) -> None:
 def _disown(body: Json, uid: str) -> None:
     owners = [owner for owner in body["metadata"].get("ownerReferences", ()) if owner.get("uid") != uid]
     body["metadata"]["ownerReferences"] = owners
+
+
+def _again(event: Json) -> None:
+    event.update(count=event["count"] + 1, lastTimestamp=stamp())
