@@ -339,7 +339,11 @@ def _survived(pod: Pod) -> bool:
 
 
 def _deleted(job: VcJob, own: Sequence[Pod], said: Sequence[Event]) -> _Verdict | None:
-    """Every pod that is gone was stopped in the orderly way, and nothing of the cluster's is known to have done it."""
+    """Every pod that is gone was stopped in the orderly way, and nothing of the cluster's is known to have done it.
+
+    Its place was taken away: a drained node leaves no more than that, and it is not told from a person who deletes a pod. Who wants
+    the run to end deletes its job.
+    """
     left = {pod.name for pod in own}
     gone = pod_names(job) - left
     killed = [event for event in said if event.kind == "Pod" and event.reason == "Killing" and event.name in gone]
@@ -348,9 +352,9 @@ def _deleted(job: VcJob, own: Sequence[Pod], said: Sequence[Event]) -> _Verdict 
     first = min(killed, key=lambda event: event.since or 0.0)
     when = f" at {show_time(first.since)}" if first.since is not None else ""
     return _Verdict(
-        Cause.CANCELLED,
-        f"pod {first.name} was deleted{when} by somebody (`kubectl delete pod`, or a drain of its node), and Volcano "
-        f"ended the rest",
+        Cause.PREEMPTION,
+        f"pod {first.name} was deleted{when} (by a drain of its node, or `kubectl delete pod`), and Volcano ended the "
+        f"rest",
         first.since,
     )
 

@@ -164,7 +164,9 @@ def test_an_api_server_that_is_away_proves_nothing(group: KubeSite):
 
 def test_a_run_that_ends_while_the_api_server_is_away_is_seen_afterwards(group: KubeSite):
     group.make(group.inventory())
-    group.gang("t", f"touch {group.shared}/began-$RECONCILER_NODE_RANK; while [ ! -e {group.shared}/go ]; do sleep 0.1; done")
+    group.gang(
+        "t", f"touch {group.shared}/began-$RECONCILER_NODE_RANK; while [ ! -e {group.shared}/go ]; do sleep 0.1; done"
+    )
     group.commit()
     ok(group("apply", "--yes"))
     began(group)
@@ -236,7 +238,9 @@ def test_a_queue_with_a_cap_is_waited_for_and_one_that_never_fits_is_refused(gro
 def test_cancel_ends_the_pods_with_their_grace(group: KubeSite):
     group.make(group.inventory())
     shared = group.shared
-    polite = f"trap 'touch {shared}/told-$RECONCILER_NODE_RANK; exit 0' TERM; touch {shared}/began-$RECONCILER_NODE_RANK"
+    polite = (
+        f"trap 'touch {shared}/told-$RECONCILER_NODE_RANK; exit 0' TERM; touch {shared}/began-$RECONCILER_NODE_RANK"
+    )
     group.gang("t", f"{polite}; sleep 600 & wait")
     group.commit()
     ok(group("apply", "--yes"))
@@ -289,7 +293,7 @@ def test_the_same_job_again_after_a_new_generation(group: KubeSite):
 def test_killed_between_secret_and_job_nothing_is_left_or_doubled(group: KubeSite):
     group.make(group.inventory())
     ok(group("plan"))  # the claim has been looked at
-    group.kube.fault("create", "jobs", "*", delay_s=3.0)
+    group.kube.fault("create", "jobs", "general-*", hang_s=3.0)
     group.gang("t", LONG)
     group.commit()
     process = group.start("apply", "--yes")
@@ -304,7 +308,7 @@ def test_killed_between_secret_and_job_nothing_is_left_or_doubled(group: KubeSit
 
 def test_killed_right_after_the_create_there_is_one_job(group: KubeSite):
     group.make(group.inventory())
-    group.kube.fault("create", "jobs", "general-*", delay_s=2.0, after=True)
+    group.kube.fault("create", "jobs", "general-*", hang_s=2.0, after=True)
     group.gang("t", LONG)
     group.commit()
     process = group.start("apply", "--yes")
@@ -399,6 +403,7 @@ def test_watch_drives_a_job_to_its_end(group: KubeSite):
 
 def test_jax_on_two_pods_finds_itself(group: KubeSite):
     pytest.importorskip("jax")
+    group.kube.loopback()
     group.make(group.inventory())
     program = (
         "import os, jax; jax.distributed.initialize(os.environ['JAX_COORDINATOR_ADDRESS'], "
@@ -414,7 +419,7 @@ def test_jax_on_two_pods_finds_itself(group: KubeSite):
 def test_secrets_reach_the_program_and_nothing_else(group: KubeSite):
     group.env["TOKEN_HERE"] = "canary-51f0"
     group.make(group.inventory())
-    group.kube.add_secret("theirs", {"key": "canary-from-the-cluster"})
+    group.kube.secret("theirs", {"key": "canary-from-the-cluster"})
     group.gang(
         "t",
         'printf %s "$A$B" | md5sum; sleep 600',

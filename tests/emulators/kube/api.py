@@ -102,7 +102,7 @@ class Handler(BaseHTTPRequestHandler):
             if target is not None:
                 resource, namespace, name, sub = target
                 kind = f"{resource.plural}/{sub}" if sub else resource.plural
-                self.call = Call(self._verb(name, sub), kind, name, namespace, 0, self.query)
+                self.call = Call(self._verb(name, sub), kind, name or _named(raw), namespace, 0, self.query)
             fault = self.server.world.faults.meet(self.call)
             if fault is not None and not fault.after:
                 self._suffer(fault)
@@ -733,3 +733,11 @@ def _openapi(words: list[str]) -> Json:
         operation = {"parameters": [parameter], "responses": {}, "x-kubernetes-group-version-kind": gvk}
         paths["/" + "/".join(root) + f"/{place}{resource.plural}/{{name}}"] = {"patch": operation}
     return {"openapi": "3.0.0", "info": {"title": "emulator", "version": "v1.32.13"}, "paths": paths}
+
+
+def _named(raw: bytes) -> str:
+    """The name of the object in a body, which a create has nowhere else."""
+    try:
+        return str(json.loads(raw)["metadata"]["name"]) if raw else ""
+    except (KeyError, TypeError, ValueError):
+        return ""

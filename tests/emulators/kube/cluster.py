@@ -5,6 +5,7 @@ It is simulated: see docs/volcano-emulator.md for what it is modelled on and wha
 
 from __future__ import annotations
 
+import base64
 import copy
 import secrets
 import threading
@@ -17,7 +18,7 @@ from typing import Any
 from tests.emulators.kube import kinds
 from tests.emulators.kube.api import Server
 from tests.emulators.kube.faults import Call, Fault
-from tests.emulators.kube.kinds import CLAIM, JOB, NAMESPACE, POD, QUOTA
+from tests.emulators.kube.kinds import CLAIM, JOB, NAMESPACE, POD, QUOTA, SECRET
 from tests.emulators.kube.kubelet import find, lose
 from tests.emulators.kube.store import Json, stamp
 from tests.emulators.kube.world import World
@@ -282,6 +283,17 @@ class Cluster:
             self.world.controller.stuck = stuck
             if not stuck:
                 self.world.controller.wake()
+
+    def loopback(self) -> None:
+        """Gangs made from now on meet at this machine's address: programs of theirs really find each other."""
+        with self.world.store.lock:
+            self.world.controller.loopback = True
+
+    def secret(self, name: str, values: dict[str, str]) -> None:
+        """A Secret of somebody's."""
+        data = {key: base64.b64encode(value.encode()).decode() for key, value in values.items()}
+        with self.world.store.lock:
+            self.world.store.create(SECRET, self.namespace, {"metadata": {"name": name}, "data": data})
 
     def command(self, job: str, action: str) -> None:
         """AbortJob, ResumeJob, TerminateJob, CompleteJob, RestartJob, as through Volcano's command bus."""

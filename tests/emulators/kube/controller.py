@@ -31,11 +31,13 @@ Event = tuple[str, str, int, int]  # event, task, exit code, the job's version t
 
 
 class JobController:
-    """Called with the store's lock held. `stuck`: it makes no pods, as seen after an outage of the API server."""
+    """Called with the store's lock held. `stuck`: it makes no pods, as seen after an outage of the API server. `loopback`: pods are
+    told this machine's address in place of names, which nothing resolves here."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
         self.stuck = False
+        self.loopback = False
         self._events: dict[tuple[str, str], deque[Event]] = {}
         self._phases: dict[str, str] = {}  # the last phase seen of a pod, by uid
         self._evicted: set[str] = set()
@@ -268,6 +270,8 @@ class JobController:
             if pod["metadata"].get("deletionTimestamp") or (retain and ended):
                 continue
             self.store.delete(POD, meta["namespace"], pod["metadata"]["name"], grace_s=None, policy="Background")
+        if (phase or status["state"]["phase"]) in ENDED and self.store.get(POD_GROUP, meta["namespace"], _group(job)):
+            self.store.delete(POD_GROUP, meta["namespace"], _group(job), grace_s=None, policy="Background")
         # a real kubelet needs a moment to remove what is deleted; here a pod without one is gone already
         terminating = sum(bool(pod["metadata"].get("deletionTimestamp")) for pod in self._pods(job))
         old = status["state"]["phase"]
@@ -343,7 +347,7 @@ class JobController:
                 name = f"{job['metadata']['name']}-{task['name']}-{index}"
                 if self.store.get(POD, namespace, name) is not None:
                     continue
-                pod = _pod(job, task, index)
+                pod = _pod(job, task, index, loopback=self.loopback)
                 try:
                     check_quota(self.store, namespace, name, pod["spec"])
                     self.store.create(POD, namespace, pod)
@@ -376,7 +380,7 @@ def check_quota(store: Store, namespace: str, name: str, spec: Json) -> None:
             raise errors.forbidden(POD, name, f"exceeded quota: {quota['metadata']['name']}, {told}")
 
 
-def _pod(job: Json, task: Json, index: int) -> Json:
+def _pod(job: Json, task: Json, index: int, *, loopback: bool) -> Json:
     meta, spec = job["metadata"], job["spec"]
     template = copy.deepcopy(task["template"])
     status = job["status"]
@@ -405,6 +409,7 @@ def _pod(job: Json, task: Json, index: int) -> Json:
         for other in spec["tasks"]:
             word = re.sub(r"-", "_", other["name"]).upper()
             hosts = [f"{meta['name']}-{other['name']}-{i}.{meta['name']}" for i in range(other["replicas"])]
+            hosts = ["127.0.0.1"] * len(hosts) if loopback else hosts
             extra += [
                 {"name": f"VC_{word}_HOSTS", "value": ",".join(hosts)},
                 {"name": f"VC_{word}_NUM", "value": str(len(hosts))},
