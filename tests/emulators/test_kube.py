@@ -30,6 +30,16 @@ JOBS = ("batch.volcano.sh", "v1alpha1", "team-a", "jobs")
 HERE = Path(__file__).parents[2]
 
 
+CLIENTS: list[client.ApiClient] = []
+
+
+@pytest.fixture(autouse=True)
+def closed() -> Iterator[None]:
+    yield
+    while CLIENTS:
+        CLIENTS.pop().rest_client.pool_manager.clear()
+
+
 @pytest.fixture
 def kube(tmp_path: Path) -> Iterator[Cluster]:
     with Cluster(tmp_path / "kube", claims=("work",)) as cluster:
@@ -40,7 +50,8 @@ def connect(kube: Cluster) -> client.ApiClient:
     settings = client.Configuration()
     config.load_kube_config(str(kube.kubeconfig), client_configuration=settings)
     settings.retries = False
-    return client.ApiClient(settings)
+    CLIENTS.append(client.ApiClient(settings))
+    return CLIENTS[-1]
 
 
 def custom(kube: Cluster) -> client.CustomObjectsApi:
@@ -317,7 +328,7 @@ def execute(kube: Cluster, command: list[str], data: bytes = b"", pod: str = "on
             socket.write_stdin(data[at : at + 100_000])
         socket.close_channel(0)
     socket.run_forever(timeout=20)
-    socket.close()
+    socket.sock.shutdown()  # close() leaves the connection open once the server has said that it closes
     return socket
 
 

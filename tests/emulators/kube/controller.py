@@ -260,8 +260,8 @@ class JobController:
         self._queue(meta["namespace"], meta["name"], ("Sync", "", 0, 0))
 
     def _kill(self, job: Json, phase: str, *, retries: int = 0, retain: bool = True, bump: bool = True) -> None:
-        """Deletes the pods (ended ones are retained, and no longer counted), and goes on to `phase`; from a state on the way to an
-        end only when no pod is left that ends."""
+        """Deletes the pods (ended ones are retained, and no longer counted), and goes on to `phase`; from a state on the way to
+        an end only when no pod is left that ends."""
         meta, status = job["metadata"], job["status"]
         for pod in self._pods(job):
             ended = pod["status"].get("phase") in ("Succeeded", "Failed")

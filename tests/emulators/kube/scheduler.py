@@ -1,4 +1,4 @@
-"""The simulated scheduler: pod groups enter the queue, then all pods of a gang get nodes or none does. First come, first served."""
+"""The simulated scheduler: pod groups enter the queue, then all pods of a gang get nodes or none does. Oldest first."""
 
 from __future__ import annotations
 
