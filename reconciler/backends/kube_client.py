@@ -7,15 +7,14 @@ its typed objects lose fields they do not know. Every call has a deadline, and r
 
 from __future__ import annotations
 
+import base64
 import builtins
-import contextlib
 import json
-import logging
 import os
 import re
-import threading
+import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,7 +40,8 @@ _REVIEW = Kind("authorization.k8s.io", "v1", "selfsubjectaccessreviews", "SelfSu
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """Seconds: to connect, for one read, for one effect, and for a read with all its tries. The first pause between two tries."""
+    """Seconds: to connect, for one read, for one effect, for a read with all its tries, and for a kubeconfig's sign-in program.
+    The first pause between two tries, and how many tries there are at most."""
 
     connect_s: float = 5.0
     read_s: float = 20.0
@@ -49,6 +49,7 @@ class Patience:
     tries_s: float = 30.0
     pause_s: float = 0.25
     tries: int = 4
+    sign_in_s: float = 30.0
 
 
 class KubeClient:
@@ -435,14 +436,10 @@ class KubeClient:
 
     def _headers(self) -> dict[str, str]:
         """Who we are. The library renews what has expired here."""
-        with _overheard() as heard:
-            settings = self._configuration.auth_settings()
-        found = {
+        settings = self._configuration.auth_settings()
+        return {
             each["key"]: each["value"] for each in settings.values() if each.get("in") == "header" and each.get("value")
         }
-        if heard and not found:
-            raise refusals.no_token("of the kubeconfig", heard[-1], self._login)
-        return found
 
     def _open(self) -> bool:
         """True when the kubeconfig was read just now."""
@@ -474,35 +471,80 @@ class KubeClient:
 
     def _load(self, configuration: Any, path: str) -> None:
         import yaml  # noqa: PLC0415
-        from kubernetes.config import ConfigException, load_kube_config  # noqa: PLC0415
-        from kubernetes.config.kube_config import KubeConfigMerger  # noqa: PLC0415
+        from kubernetes.config import ConfigException  # noqa: PLC0415
+        from kubernetes.config.kube_config import KubeConfigLoader, KubeConfigMerger  # noqa: PLC0415
 
         self._login = Login(path, self._context)
         broken = (ConfigException, yaml.YAMLError, OSError, ValueError, TypeError, KeyError, AttributeError)
         try:
-            merged = KubeConfigMerger(path).config.value
-            contexts = {each.value["name"]: each.value["context"] for each in merged["contexts"]}
-            users = {each.value["name"]: each.value.get("user") for each in merged["users"]}
-            context = self._context or str(merged.get("current-context") or "")
+            merged = KubeConfigMerger(path)
+            known = merged.config.value
+            contexts = {each.value["name"]: each.value["context"] for each in known["contexts"]}
+            context = self._context or str(known.get("current-context") or "")
         except broken as error:
             raise refusals.bad_kubeconfig(path, str(error)) from error
         if context not in contexts:
             raise refusals.no_context(path, context, sorted(map(str, contexts)))
-        with _overheard() as heard:
-            try:
-                load_kube_config(config_file=path, context=context, client_configuration=configuration)
-            except broken as error:
-                raise refusals.bad_kubeconfig(path, str(error)) from error
+        self._login = Login(path, context)
+        try:
+            for entry in known["users"]:
+                user = entry.value.get("user") or {}
+                if entry.value["name"] == contexts[context].get("user") and "exec" in user:
+                    # The library would wait for the program for ever, and log what it says instead of raising it.
+                    about = next(
+                        each.value["cluster"]
+                        for each in known["clusters"]
+                        if each.value["name"] == contexts[context]["cluster"]
+                    )
+                    entry.value = {**entry.value, "user": self._signed_in(user["exec"], about, Path(entry.path).parent)}
+            loader = KubeConfigLoader(
+                config_dict=merged.config, active_context=context, config_persister=merged.save_changes
+            )
+            loader.load_and_set(configuration)
+        except broken as error:
+            raise refusals.bad_kubeconfig(path, str(error)) from error
         if not re.match(r"https?://[^/]", configuration.host):
             raise refusals.bad_kubeconfig(
                 path, f"the server of context {context} is no address: {configuration.host!r}"
             )
         self._login = Login(path, context, configuration.host)
-        user = users.get(contexts[context].get("user")) or {}
-        program = user.get("exec")
-        if program and not configuration.api_key and not configuration.cert_file:
-            why = heard[-1] if heard else ""
-            raise refusals.no_token(str(program.get("command")), why, self._login)
+
+    def _signed_in(self, how: Mapping[str, Any], cluster: Mapping[str, Any], folder: Path) -> dict[str, str]:
+        """The user that a kubeconfig's sign-in program tells of. It has a deadline and no terminal, so it cannot ask anybody."""
+        program, version = str(how["command"]), str(how["apiVersion"])
+        spec: dict[str, Any] = {"interactive": False}
+        if how.get("provideClusterInfo"):
+            spec["cluster"] = dict(cluster)
+        asked = json.dumps({"apiVersion": version, "kind": "ExecCredential", "spec": spec})
+        given = {str(each["name"]): str(each["value"]) for each in how.get("env") or ()}
+        within_s = self._patience.sign_in_s
+        try:
+            done = subprocess.run(
+                [program, *map(str, how.get("args") or ())],
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                timeout=within_s,
+                check=False,
+                cwd=folder,
+                env={**os.environ, **given, "KUBERNETES_EXEC_INFO": asked},
+                start_new_session=True,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise refusals.no_token(program, f"it did not end within {within_s:.3g} s", self._login) from error
+        except OSError as error:
+            raise refusals.no_token(program, str(error), self._login) from error
+        if done.returncode:
+            why = f"exit status {done.returncode}: {done.stderr.decode('utf-8', 'replace')}"
+            raise refusals.no_token(program, why, self._login)
+        try:
+            told = json.loads(done.stdout)["status"]
+            if told.get("token"):
+                return {"token": str(told["token"])}
+            pair = {"client-certificate-data": told["clientCertificateData"], "client-key-data": told["clientKeyData"]}
+            return {key: base64.b64encode(value.encode()).decode() for key, value in pair.items()}
+        except (ValueError, TypeError, KeyError, AttributeError):
+            # Without its words: they may hold a credential.
+            raise refusals.no_token(program, f"what it printed is no credential of {version}", self._login) from None
 
     def _load_of_pod(self, configuration: Any) -> None:
         from kubernetes.config import ConfigException, load_incluster_config  # noqa: PLC0415
@@ -512,25 +554,6 @@ class KubeClient:
         except ConfigException as error:
             raise refusals.no_kubeconfig("") from error
         self._login = Login(server=configuration.host)
-
-
-@contextlib.contextmanager
-def _overheard() -> Iterator[list[str]]:
-    """What the library would write to the log while it signs in: it says there alone why a sign-in program failed."""
-    heard: list[str] = []
-    me = threading.get_ident()
-
-    class Ear(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            if record.thread == me:
-                heard.append(record.getMessage())
-
-    ear = Ear()
-    logging.getLogger().addHandler(ear)
-    try:
-        yield heard
-    finally:
-        logging.getLogger().removeHandler(ear)
 
 
 def _api_version(kind: Kind) -> str:
