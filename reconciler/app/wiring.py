@@ -193,7 +193,13 @@ def secrets_of(inventory: Inventory, root: Path) -> Callable[[JobSpec, str], Map
     of_inventory = Resolver(base=beside, home=Path.home(), environ=os.environ)
 
     def resolve(spec: JobSpec, host: str) -> Mapping[str, Secret]:
-        found = {name: resolver.resolve(name, ref) for name, ref in spec.secrets.items()}
+        # What a Kubernetes cluster keeps itself, it hands over itself.
+        theirs = isinstance(inventory.hosts.get(host), VolcanoHost)
+        found = {
+            name: resolver.resolve(name, ref)
+            for name, ref in spec.secrets.items()
+            if not (theirs and ref.kind == "kubernetes")
+        }
         if host in inventory.hosts:
             for name, credential in inventory.cluster_of(host).secrets.items():
                 if name not in found and name not in spec.env:

@@ -179,7 +179,7 @@ def _pod(spec: JobSpec, site: PodSite, *, nodes: int, gpus: int, name: str, bund
     container: dict[str, Any] = {
         "name": CONTAINER,
         "image": given.image or site.image,
-        "command": ["sh", "-c", _START, "sh", bundle, "pod", RUN_MOUNT],
+        "command": ["sh", "-c", _START, "sh", _literal(bundle), "pod", RUN_MOUNT],
         "env": _environment(spec, site),
         "volumeMounts": mounts,
         "terminationMessagePath": TERMINATION_LOG,
@@ -234,7 +234,7 @@ def _environment(spec: JobSpec, site: PodSite) -> list[dict[str, Any]]:
     """Of the container. Secrets that the cluster keeps itself are handed over by it, unseen by us."""
     plain = {"RECONCILER_TERMINATION_LOG": TERMINATION_LOG, "THESEUS_VOLCANO_MODE": "1"}
     if site.python:
-        plain["RECONCILER_PYTHON"] = site.python
+        plain["RECONCILER_PYTHON"] = _literal(site.python)
     found: list[dict[str, Any]] = [{"name": name, "value": value} for name, value in plain.items()]
     for name, reference in spec.secrets.items():
         if reference.kind == "kubernetes":
@@ -257,6 +257,11 @@ def _amounts(spec: JobSpec, site: PodSite, gpus: int) -> dict[str, str]:
         **{key: str(count) for key, count in site.rdma.items() if gpus},
     }
     return {name: amount for name, amount in wanted.items() if amount is not None}
+
+
+def _literal(text: str) -> str:
+    """Text of a command or variable that Kubernetes is to take as it is: `$(NAME)` would be filled in, and `$$` is a dollar."""
+    return text.replace("$", "$$")
 
 
 def _whole(value: Json, default: int) -> int:

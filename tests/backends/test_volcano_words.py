@@ -489,7 +489,8 @@ def test_pods_that_vanished_leave_events():
     assert (lost.status, lost.cause) == (ReportStatus.FAILED, Cause.INFRASTRUCTURE)
     spared = event("TaintManagerEviction", uid="", message="Cancelling deletion of Pod a/b")
     deleted = verdict(*killed, event("TaintManagerEviction", uid="", message="Marking for deletion Pod a/b"), spared)
-    assert (deleted.status, deleted.cause) == (ReportStatus.FAILED, Cause.CANCELLED)
+    # A drain leaves no more than that: the run goes on elsewhere.
+    assert (deleted.status, deleted.cause) == (ReportStatus.PREEMPTED, Cause.PREEMPTION)
     assert f"{JOB.name}-worker-0 was deleted" in deleted.message
     assert "kubectl delete pod" in deleted.message
 
@@ -577,7 +578,7 @@ def test_what_asked_for_its_end_itself_stays():
     term = Sighting("r", Presence.PRESENT, report=Report(ReportStatus.PREEMPTED, seq=4, cause=Cause.PREEMPTION))
     # Nobody tells who stopped it: its own word stays.
     assert verdict(parts=[term, ABSENT]).cause is Cause.PREEMPTION
-    assert verdict(*killed, parts=[term, ABSENT]).cause is Cause.CANCELLED
+    assert verdict(*killed, parts=[term, ABSENT]).cause is Cause.PREEMPTION
 
 
 def test_a_silent_part_is_no_reason():

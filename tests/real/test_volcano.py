@@ -465,7 +465,7 @@ def test_plan_shows_the_job_and_how_to_submit_it_by_hand(group: KubeSite):
     [
         (lambda kube: kube.no_volcano(), "Volcano"),
         (lambda kube: kube.expire_token(), "expired"),
-        (lambda kube: kube.deny("list", "jobs"), "kubectl auth can-i"),
+        (lambda kube: kube.deny("list", "jobs"), "auth can-i list jobs"),
         (lambda kube: kube.stop(), "refused"),
     ],
 )

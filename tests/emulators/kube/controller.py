@@ -270,7 +270,8 @@ class JobController:
             if pod["metadata"].get("deletionTimestamp") or (retain and ended):
                 continue
             self.store.delete(POD, meta["namespace"], pod["metadata"]["name"], grace_s=None, policy="Background")
-        if (phase or status["state"]["phase"]) in ENDED and self.store.get(POD_GROUP, meta["namespace"], _group(job)):
+        over = (phase or status["state"]["phase"]) in ENDED[:3]  # what was suspended may be resumed
+        if over and self.store.get(POD_GROUP, meta["namespace"], _group(job)):
             self.store.delete(POD_GROUP, meta["namespace"], _group(job), grace_s=None, policy="Background")
         # a real kubelet needs a moment to remove what is deleted; here a pod without one is gone already
         terminating = sum(bool(pod["metadata"].get("deletionTimestamp")) for pod in self._pods(job))
