@@ -122,6 +122,11 @@ class Reconciler:
         """Mind only these jobs from now on; None minds all."""
         self._options = replace(self._options, only=only)
 
+    def distrust(self, hosts: Iterable[str]) -> None:
+        """What was seen on these hosts is not the present any more: ask them at the next look, however short ago that was."""
+        for host in hosts:
+            self._recent.pop(host, None)
+
     def look(self, *, tick: Callable[[], None] | None = None) -> Pass:
         """Read, observe, plan; no effect but connections, no lock. Raises SourceError and StoreError."""
         ports = self._ports

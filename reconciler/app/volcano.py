@@ -81,8 +81,11 @@ def open_volcano(
     )
     maker = f"{socket.gethostname()}:{state}"
 
+    def client(namespace: str) -> KubeClient:
+        return KubeClient(namespace=namespace, kubeconfig=kubeconfig, context=host.context or "")
+
     def open_space(namespace: str) -> Space:
-        kube = KubeClient(namespace=namespace, kubeconfig=kubeconfig, context=host.context or "")
+        kube = client(namespace)
         wish = HelperWish(
             owner=label_value(owner),
             host=label_value(host.name),
@@ -106,7 +109,7 @@ def open_volcano(
         )
         return Space(node, kube, helper, reach=partial(KubeTransport, kube), install=install)
 
-    return VolcanoBackend(node, site, open_space, owner=owner)
+    return VolcanoBackend(node, site, open_space, open_source=client, owner=owner)
 
 
 def helper_resources(given: Mapping[str, str]) -> dict[str, dict[str, str]]:

@@ -16,6 +16,8 @@ from reconciler.core.errors import LockHeld, ReconcilerError
 COMMIT_POLL_S = 0.5
 # After an error (git, the store, a lock held elsewhere) the loop goes on, at this pace.
 ERROR_PAUSE_S = 5.0
+# News come in bursts (a gang starts, pod by pod): between two looks for their sake passes at least this.
+NEWS_PAUSE_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,23 +45,29 @@ def watch(
     *,
     fingerprint: Callable[[], object],
     woken: Callable[[float], bool],
+    news: Callable[[], frozenset[str]] = frozenset,
     on_pass: Callable[[Pass], None],
     on_done: Callable[[Done], None],
     on_error: Callable[[ReconcilerError], None],
 ) -> None:
     """Pass after pass until `stop`. `fingerprint` names the state of the source cheaply (no git process); `woken` waits at
-    most that many seconds and tells whether a file event came. Errors are reported and the loop goes on."""
+    most that many seconds and tells whether an event came; `news` names hosts on which something happened since it was last
+    asked. Errors are reported and the loop goes on."""
     clock = reconciler.ports.clock
     seen_at: object = None
-    due = 0.0
+    due = looked = 0.0
     refused: str | None = None
     while not stop.event.is_set():
         now = clock.now()
         print_of = fingerprint()
+        changed = news()
+        if changed:
+            reconciler.distrust(changed)
+            due = min(due, looked + NEWS_PAUSE_S)
         if now < due and print_of == seen_at:
             woken(min(COMMIT_POLL_S, due - now))
             continue
-        seen_at = print_of
+        seen_at, looked = print_of, now
         try:
             seen = reconciler.look()
             on_pass(seen)

@@ -17,7 +17,7 @@ from pathlib import Path
 import platformdirs
 
 from reconciler.app.desired import ManifestSource
-from reconciler.app.events import FileEvents
+from reconciler.app.events import FileEvents, HostNews
 from reconciler.app.ports import Ports
 from reconciler.app.rented import open_tpu, rented_of
 from reconciler.app.shipping import Bundle, HostShipping, MachinesShipping, RepositoryShipper, install_on
@@ -34,7 +34,7 @@ from reconciler.core.inventory import Host, Inventory, LocalHost, PlainHost, Slu
 from reconciler.core.job import JobSpec
 from reconciler.core.observation import Gpu
 from reconciler.core.partitions import PartitionWish, QueueView
-from reconciler.core.protocols import Backend
+from reconciler.core.protocols import Announces, Backend
 from reconciler.core.secret import Secret
 from reconciler.core.solve import HostView
 from reconciler.core.transport import Transport
@@ -329,10 +329,18 @@ def transport_settings(host: LocalHost | PlainHost | SlurmHost) -> TransportSett
     return TransportSettings(host.transport, host.ssh, connect_timeout_s=host.connect_timeout_s)
 
 
-def fingerprint_of(
-    settings: Settings, stop: threading.Event
-) -> tuple[Callable[[], object], Callable[[float], bool], Callable[[], None]]:
-    """For `watch`: a cheap name of the source's state, a wait that file events shorten, and its end."""
+@dataclass(frozen=True, slots=True)
+class Wakes:
+    """For `watch`: a cheap name of the source's state, a wait that events shorten, hosts with news, and the end of all that."""
+
+    fingerprint: Callable[[], object]
+    woken: Callable[[float], bool]
+    news: Callable[[], frozenset[str]]
+    close: Callable[[], None]
+
+
+def open_wakes(settings: Settings, ports: Ports, stop: threading.Event) -> Wakes:
+    """Listen to the folders of the manifests, and to the hosts that can tell when something of ours changes."""
     place = find_place(settings)
     working_tree = settings.working_tree or place.git_dir is None
     folder = place.root / place.subdir if working_tree else None
@@ -341,7 +349,20 @@ def fingerprint_of(
         path for path in (folder, git_dir / "refs" / "heads", git_dir / "logs") if path is not None and path.is_dir()
     ]
     events = FileEvents(watched, stop)
-    return git_fingerprint(git_dir, folder), events.wait, events.close
+    telling = {}
+    for view in ports.hosts:
+        if view.gang is None:
+            continue  # no other kind can
+        backend = ports.backends(view.name)
+        if isinstance(backend, Announces):
+            telling[view.name] = backend
+    news = HostNews(telling, events)
+
+    def close() -> None:
+        news.close()
+        events.close()
+
+    return Wakes(git_fingerprint(git_dir, folder), events.wait, news.take, close)
 
 
 def _owner(place: Place, cache_dir: Path) -> str:

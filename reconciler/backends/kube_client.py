@@ -14,7 +14,7 @@ import os
 import re
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -431,6 +431,35 @@ class KubeClient:
             # Back into the pool when read to its end; else the connection is of no more use.
             answer.release_conn() if answer.isclosed() else answer.close()
         return answer.status, bytes(pieces), _seconds(answer.headers.get("Retry-After", ""))
+
+    def stream(self, kind: Kind, query: Mapping[str, str], *, silence_s: float) -> Iterator[bytes]:
+        """The lines of a watch as they come, until the server ends it. Raises Unreachable after `silence_s` without a byte or
+        when the connection breaks, and what a refusal raises."""
+        import urllib3  # noqa: PLC0415  comes with kubernetes
+        from urllib3 import exceptions as broken  # noqa: PLC0415
+
+        self._open()
+        ask = self._ask("watch", kind)
+        url = f"{self._configuration.host.rstrip('/')}{self._path(kind)}?{urlencode({**query, 'watch': '1'})}"
+        headers = {"Accept": "application/json", "User-Agent": "reconciler", **self._headers()}
+        timeout = urllib3.Timeout(connect=self._patience.connect_s, read=silence_s)
+        try:
+            answer = self._pool.request(
+                "GET", url, headers=headers, timeout=timeout, retries=False, preload_content=False
+            )
+            try:
+                if answer.status != 200:
+                    raise self._refusal(ask, refusals.status_of(answer.status, answer.read(_PIECE)))
+                rest = b""
+                for piece in answer.stream(_PIECE, decode_content=True):
+                    *lines, rest = (rest + piece).split(b"\n")
+                    if len(rest) > _ANSWER_MAX:
+                        raise refusals.unreadable(ask, rest[:200], self._login)
+                    yield from lines
+            finally:
+                answer.close()
+        except (broken.HTTPError, OSError) as error:
+            raise refusals.unanswered(ask, str(error), self._login, sent=False) from error
 
     # --- signing in
 

@@ -14,7 +14,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
+from reconciler.backends import kube_watch
 from reconciler.backends.kube_control import EVENT, JOB, POD, POD_GROUP, QUEUE, SECRET, Object
+from reconciler.backends.kube_watch import Source
 from reconciler.backends.node_call import NodeSettings, record_of
 from reconciler.backends.volcano_answers import event_of, group_of, job_of, pod_of, queue_of
 from reconciler.backends.volcano_job import CONTAINER, Order, PodSite, order_of, owner_reference, with_secrets
@@ -62,8 +64,8 @@ class VolcanoSite:
 
 
 class VolcanoBackend:
-    """One Volcano host of the inventory. `open_space` gives the namespace of a name. Only jobs of `owner` are looked at, "" for
-    everybody's."""
+    """One Volcano host of the inventory. `open_space` gives the namespace of a name, `open_source` a client for `listen` alone.
+    Only jobs of `owner` are looked at, "" for everybody's."""
 
     capabilities: ClassVar[Capabilities] = Capabilities(batch_max=1000)
 
@@ -73,12 +75,14 @@ class VolcanoBackend:
         site: VolcanoSite,
         open_space: Callable[[str], Space],
         *,
+        open_source: Callable[[str], Source] | None = None,
         owner: str = "",
         now: Callable[[], float] = time.time,
     ) -> None:
         self._settings = settings
         self._site = site
         self._open_space = open_space
+        self._open_source = open_source
         self._owner = owner
         self._now = now
         self._spaces: dict[str, Space] = {}
@@ -362,6 +366,15 @@ class VolcanoBackend:
             state = "Open" if queue.state is VcQueueState.OPEN else queue.word
             rooms[queue.name] = QueueRoom(queue.name, state, None if cap is None else int(cap), int(used))
         return Capacity(0, rooms=rooms)
+
+    def listen(self, *, changed: Callable[[], None], going: Callable[[], bool], pause: Callable[[], None]) -> None:
+        """Whatever happens to a run, its pods show it first. See protocols.Announces."""
+        if self._open_source is None:
+            return
+        source = self._open_source(self._site.pods.namespace)
+        kube_watch.listen(
+            source, POD, {OWNER: label_value(self._owner), RUN: ""}, changed=changed, going=going, pause=pause
+        )
 
     # --- stopping
 

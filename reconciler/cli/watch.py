@@ -37,7 +37,7 @@ def watch(
     from reconciler.app.converge import Options
     from reconciler.app.watch import Pace, Stop
     from reconciler.app.watch import watch as loop
-    from reconciler.app.wiring import fingerprint_of
+    from reconciler.app.wiring import open_wakes
     from reconciler.cli.common import settings
     from reconciler.cli.live import Live
     from reconciler.cli.out import say, warn
@@ -48,7 +48,7 @@ def watch(
         signal.signal(number, lambda *_: stop.ask())
     options = Options(frozenset(assume_empty or ()), confirm_delete)
     with session(options) as reconciler:
-        fingerprint, woken, shut = fingerprint_of(settings(), stop.event)
+        wakes = open_wakes(settings(), reconciler.ports, stop.event)
         said: dict[str, str] = {}
         live = Live(quiet=False, lines_only=True)
 
@@ -74,13 +74,14 @@ def watch(
                 reconciler,
                 Pace(interval_s, idle_s),
                 stop,
-                fingerprint=fingerprint,
-                woken=woken,
+                fingerprint=wakes.fingerprint,
+                woken=wakes.woken,
+                news=wakes.news,
                 on_pass=on_pass,
                 on_done=show_done,
                 on_error=on_error,
             )
         finally:
-            shut()
+            wakes.close()
     say("Stopped watching. Jobs that run go on; `reconciler watch` or `apply` finds them again.")
     return int(Exit.DONE)

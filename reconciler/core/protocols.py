@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Protocol, runtime_checkable
 
@@ -150,6 +150,16 @@ class Backend(Protocol):
 
     def close(self) -> None:
         """Let go of the connection."""
+        ...
+
+
+@runtime_checkable
+class Announces(Protocol):
+    """A backend that can tell at once when something of ours changes, so that `watch` need not wait for its next look."""
+
+    def listen(self, *, changed: Callable[[], None], going: Callable[[], bool], pause: Callable[[], None]) -> None:
+        """Call `changed` whenever something may have changed, until `going` says no. Runs on a thread of its own beside the
+        host's lane and shares no connection with it. Calls `pause` after a failure; raises nothing."""
         ...
 
 

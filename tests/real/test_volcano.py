@@ -490,3 +490,19 @@ def test_a_name_that_the_cluster_does_not_have_is_said_and_nothing_is_left(group
     assert value in said.out + said.err, said
     assert (group.jobs(), group.kube.list("secrets")) == ([], [])
     group.kube.wait(lambda: not group.helpers(), 20)
+
+
+def test_watch_hears_of_a_preemption_at_once(group: KubeSite):
+    """Looks are an hour apart: what happens in the cluster is told by the cluster."""
+    group.make(group.inventory(poll="1h"))
+    training(group)
+    process = group.start("watch", "--interval", "3600", "--idle", "3600")
+    try:
+        group.until(lambda jobs: jobs["t"]["phase"] == "Running")
+        group.kube.preempt(f"{group.jobs()[0]}-worker-1")
+        group.kube.wait(lambda: len(list(group.shared.glob("resumed-*"))) == 2, 40)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=20)
+    assert process.returncode == 0, (out, err)
+    assert "requeue" in out

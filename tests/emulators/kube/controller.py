@@ -31,8 +31,8 @@ Event = tuple[str, str, int, int]  # event, task, exit code, the job's version t
 
 
 class JobController:
-    """Called with the store's lock held. `stuck`: it makes no pods, as seen after an outage of the API server. `loopback`: pods are
-    told this machine's address in place of names, which nothing resolves here."""
+    """Called with the store's lock held. `stuck`: it makes no pods, as seen after an outage of the API server. `loopback`: pods
+    are told this machine's address in place of names, which nothing resolves here."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
