@@ -169,7 +169,7 @@ def _pod(spec: JobSpec, site: PodSite, *, nodes: int, gpus: int, name: str, bund
     ]
     volumes: list[dict[str, Any]] = [
         {"name": "workspace", "persistentVolumeClaim": {"claimName": site.claim}},
-        {"name": "run", "secret": {"secretName": name, "defaultMode": 0o400}},
+        {"name": "run", "secret": {"secretName": name, "defaultMode": 0o444}},
     ]
     shm = given.shm_size or site.shm_size
     if shm and gpus:

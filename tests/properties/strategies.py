@@ -459,7 +459,7 @@ def make_world(dice: Dice) -> World:
         elif host != QUEUE and not dice.once_in(10):
             chips = dice.pick(None, {}, {"h100": 2}, {"h100": 4, "a100-sxm4-80gb": 1})
             views.append(
-                HostView(host, dice.pick("plain", "plain", "plain", "volcano"), "lab", chips, slots=dice.number(0, 3))
+                HostView(host, dice.pick("plain", "plain", "plain", "pbs"), "lab", chips, slots=dice.number(0, 3))
             )
         if not dice.once_in(10):
             seen[host] = make_census(dice, host, known)
