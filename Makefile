@@ -1,5 +1,5 @@
 # The one list of recipes; CI calls the same. `make demo` and `make test` set up what they need.
-.PHONY: help demo test unit check format bench docs clean
+.PHONY: help demo test unit check format bench docs fuzz clean
 
 PY := .venv/bin/python
 
@@ -37,6 +37,11 @@ format:          ## format and mend what can be mended
 bench:           ## the figures of docs/benchmarks.md
 	@.ci/setup.sh dev
 	@$(PY) benchmarks/run.py
+
+fuzz:            ## coverage-guided fuzzing of what reads foreign text: make fuzz TARGET=manifest SECONDS=60 (needs atheris)
+	@.ci/setup.sh dev
+	@$(PY) -m pip install -q atheris
+	@$(PY) -m tests.fuzz $(or $(TARGET),manifest) --seconds $(or $(SECONDS),60)
 
 docs:            ## generated pages: manifest reference, phases, the terminal picture
 	@.ci/setup.sh dev

@@ -73,8 +73,14 @@ def dump_line(line: Line) -> tuple[str, str]:
 
 
 def load_line(kind: str, text: str) -> Line:
-    """The inverse of `dump_line`. Raises KeyError, TypeError or ValueError for a record of another version."""
-    body = json.loads(text)
+    """The inverse of `dump_line`. Raises KeyError, TypeError or ValueError for a record of another version, or a damaged one."""
+    try:
+        return _line(kind, _object(text))
+    except (AttributeError, IndexError) as error:
+        raise TypeError(str(error)) from error
+
+
+def _line(kind: str, body: dict[str, Any]) -> Line:
     match kind:
         case "Launching":
             return Launching(run_from_json(body["run"]), body["requeue"])
@@ -170,8 +176,21 @@ def dump_memory(memory: Memory) -> str:
 
 
 def load_memory(job: JobKey, text: str) -> Memory:
-    """The inverse of `dump_memory`. Raises KeyError, TypeError or ValueError for a record of another version."""
+    """The inverse of `dump_memory`. Raises KeyError, TypeError or ValueError for a record of another version or a damaged one."""
+    try:
+        return _memory(job, _object(text))
+    except (AttributeError, IndexError) as error:
+        raise TypeError(str(error)) from error
+
+
+def _object(text: str) -> dict[str, Any]:
     body = json.loads(text)
+    if not isinstance(body, dict):
+        raise TypeError(f"expected a JSON object, found {text[:80]!r}")
+    return body
+
+
+def _memory(job: JobKey, body: dict[str, Any]) -> Memory:
     stop = body.get("stop")
     pin_for = body.get("pin_for")
     return Memory(

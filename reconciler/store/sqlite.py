@@ -180,10 +180,17 @@ class SqliteStore:
             rows = self._db.execute(query, values).fetchall()
         except sqlite3.Error as error:
             raise StoreError(f"The state in {self._path} cannot be read: {error}") from error
-        return [
-            Entry(number, at, JobKey(*name.split("/")), load_line(kind, body), actor, source, why)
-            for number, at, name, kind, body, actor, source, why in reversed(rows)
-        ]
+        found: list[Entry] = []
+        for number, at, name, kind, body, actor, source, why in reversed(rows):
+            try:
+                line = load_line(kind, body)
+            except (KeyError, TypeError, ValueError) as error:
+                raise StoreError(
+                    f"Line {number} of the journal in {self._path}, of {name}, cannot be read ({type(error).__name__}: {error})",
+                    hint="It was written by a newer version, or is damaged; passes need no more than the memory beside it.",
+                ) from error
+            found.append(Entry(number, at, JobKey(*name.split("/")), line, actor, source, why))
+        return found
 
     # --- hosts
 

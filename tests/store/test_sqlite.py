@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 
 import pytest
 
 from reconciler.core.errors import LockHeld, StoreError
+from reconciler.core.memory import Requested
+from reconciler.core.names import JobKey
 from reconciler.store.sqlite import SqliteStore
 from tests.contract.store_contract import StoreContract
 from tests.worlds import key
@@ -49,6 +52,8 @@ class TestSqliteStore(StoreContract):
 HOLDER = """
 import sys, time
 from pathlib import Path
+from reconciler.core.memory import Requested
+from reconciler.core.names import JobKey
 from reconciler.store.sqlite import SqliteStore
 store = SqliteStore(Path(sys.argv[1]), actor="holder")
 store.lock()
@@ -84,6 +89,20 @@ def test_a_record_of_another_version_is_named_not_guessed(tmp_path):
     store._db.execute("INSERT INTO memory VALUES (?, ?)", (str(key()), '{"attempt": 1, "run": {"job": 5}}'))
     with pytest.raises(StoreError, match="cannot be read"):
         store.memories()
+    store.close()
+
+
+def test_a_journal_line_that_cannot_be_read_is_named(tmp_path):
+    store = SqliteStore(tmp_path / "s.sqlite")
+    store.lock()
+    store.append([(JobKey("p", "g", "n"), Requested("cancel", "why"))], commit="c")
+    store.close()
+    with sqlite3.connect(tmp_path / "s.sqlite") as db:
+        db.execute("UPDATE journal SET body = '[1]'")
+    db.close()
+    store = SqliteStore(tmp_path / "s.sqlite")
+    with pytest.raises(StoreError, match=r"Line 1 of the journal .* of p/g/n, cannot be read"):
+        store.history()
     store.close()
 
 
