@@ -6,6 +6,7 @@ import socket
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from reconciler.backends import kube_control
 from reconciler.backends.kube_client import KubeClient
@@ -70,6 +71,8 @@ def open_volcano(
             pull_policy=host.image_pull_policy,
             keep_finished_s=host.keep_finished_s,
             python=host.python,
+            pod=host.pod,
+            container=host.container,
         ),
         Limits(host.pending_timeout_s, host.stuck_timeout_s),
         host.lost_timeout_s,
@@ -98,7 +101,8 @@ def open_volcano(
             service_account=host.service_account or "",
             node_selector=host.node_selector,
             tolerations=[toleration_of(one) for one in host.tolerations],
-            pod=_pulling(host),
+            pod=_alike(host.pod, "securityContext", "runtimeClassName", "dnsPolicy", "dnsConfig") | _pulling(host),
+            container=_alike(host.container, "securityContext"),
         )
         helper = Helper(
             kube,
@@ -131,6 +135,11 @@ def toleration_of(given: Toleration) -> dict[str, Json]:
         "tolerationSeconds": given.toleration_seconds,
     }
     return {name: value for name, value in fields.items() if value is not None}
+
+
+def _alike(given: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    """What the helper has in common with the pods of runs."""
+    return {name: given[name] for name in names if name in given}
 
 
 def _pulling(host: VolcanoHost) -> dict[str, Json]:

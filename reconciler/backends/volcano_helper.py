@@ -38,7 +38,8 @@ _OVER = frozenset({"Failed", "Aborted", "Aborting", "Terminated", "Terminating",
 @dataclass(frozen=True, slots=True)
 class HelperWish:
     """What the helper is like. `owner` and `host` are values of labels; `maker` is free text, the same for a later process that
-    may sweep what this one leaves. The claim is mounted at `path`. `pod`: further fields of its pod's spec, as they are."""
+    may sweep what this one leaves. The claim is mounted at `path`. `pod` and `container`: further fields of its
+    pod's spec and of its container, as they are."""
 
     owner: str
     host: str
@@ -52,12 +53,14 @@ class HelperWish:
     node_selector: Mapping[str, str] = field(default_factory=dict, hash=False)
     tolerations: Sequence[Mapping[str, Any]] = field(default=(), hash=False)
     pod: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    container: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
 
 def job_of(wish: HelperWish, name: str) -> dict[str, Any]:
     """The helper's job, as it is created."""
     labels = {OWNER: wish.owner, HELPER: wish.host}
     container: dict[str, Any] = {
+        **wish.container,
         "name": CONTAINER,
         "image": wish.image,
         "command": ["sh", "-c", _SLEEP],

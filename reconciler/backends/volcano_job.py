@@ -65,6 +65,9 @@ class PodSite:
     pull_policy: str | None = None
     keep_finished_s: float = 604_800.0
     python: str | None = None
+    pod: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    """Further fields of the pod's spec as they are: ours go over them, volumes beside them. `container`: of its container."""
+    container: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,11 +180,12 @@ def _pod(spec: JobSpec, site: PodSite, *, nodes: int, gpus: int, name: str, bund
         volumes.append({"name": "dshm", "emptyDir": {"medium": "Memory", "sizeLimit": shm}})
     amounts = _amounts(spec, site, gpus)
     container: dict[str, Any] = {
+        **site.container,
         "name": CONTAINER,
         "image": given.image or site.image,
         "command": ["sh", "-c", _START, "sh", _literal(bundle), "pod", RUN_MOUNT],
-        "env": _environment(spec, site),
-        "volumeMounts": mounts,
+        "env": [*site.container.get("env", ()), *_environment(spec, site)],
+        "volumeMounts": [*mounts, *site.container.get("volumeMounts", ())],
         "terminationMessagePath": TERMINATION_LOG,
         "terminationMessagePolicy": "File",
     }
@@ -192,12 +196,13 @@ def _pod(spec: JobSpec, site: PodSite, *, nodes: int, gpus: int, name: str, bund
     selector = {**site.node_selector, **given.node_selector}
     account = given.service_account or site.service_account
     pod: dict[str, Any] = {
+        **site.pod,
         "schedulerName": "volcano",
         "restartPolicy": "Never",
         "enableServiceLinks": False,
         "terminationGracePeriodSeconds": math.ceil(spec.grace_s) + LAST_WORDS_S,
         "containers": [container],
-        "volumes": volumes,
+        "volumes": [*volumes, *site.pod.get("volumes", ())],
     }
     if account:
         pod["serviceAccountName"] = account
@@ -207,7 +212,7 @@ def _pod(spec: JobSpec, site: PodSite, *, nodes: int, gpus: int, name: str, bund
         pod["tolerations"] = [dict(one) for one in site.tolerations]
     if site.pull_secrets:
         pod["imagePullSecrets"] = [{"name": one} for one in site.pull_secrets]
-    if nodes > 1 and gpus:
+    if nodes > 1 and gpus and "affinity" not in pod:
         # One after another on as few machines as possible, where a machine holds several pods of the gang.
         pod["affinity"] = {
             "podAffinity": {

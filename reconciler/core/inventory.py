@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from reconciler.core.job import SecretRef
 from reconciler.core.secret import Secret
@@ -227,7 +227,7 @@ class VolcanoHost:
 
     `chips` counts per node and its keys may be any label. Quantities are Kubernetes' text. `pending_timeout_s`: how long a run
     may wait for room, None for ever; `stuck_timeout_s`: for what no waiting mends; `lost_timeout_s`: for a node that is silent.
-    `keep_finished_s`: how long an ended run's object stays in the cluster.
+    `keep_finished_s`: how long an ended run's object stays in the cluster. `pod` and `container` are further fields of theirs.
     """
 
     name: str
@@ -258,6 +258,8 @@ class VolcanoHost:
     labels: Mapping[str, str] = field(default_factory=dict)
     rdma_resource_key: str = "rdma/rdma_shared_device_a"
     annotations: Mapping[str, str] = field(default_factory=dict)
+    pod: Mapping[str, Any] = field(default_factory=dict)
+    container: Mapping[str, Any] = field(default_factory=dict)
     image_pull_secrets: tuple[str, ...] = ()
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = None
     helper_resources: Mapping[str, str] = field(default_factory=dict)

@@ -160,6 +160,10 @@ def bad_name(key: str, rule: str, limit: Any) -> str:
     if rule == "enum":
         words = [str(word) for word in limit]
         return f"{key!r} is not known: expected {one_of(words)}{did_you_mean(key, words)}"
+    if rule == "not":
+        if key.startswith("reconciler/"):
+            return f"{key!r} is ours: keys that start with reconciler/ say whose an object is"
+        return f"{key!r} is decided here, or has a field of its own: it cannot be given"
     if key.startswith("RECONCILER_"):
         return f"{key!r} is reserved: names starting with RECONCILER_ are set by the reconciler"
     if "A-Za-z_" in str(limit):
