@@ -101,6 +101,8 @@ def _check_parts(run: Any) -> None:
     for part in ("project", "group", "name"):
         if not isinstance(run["job"].get(part), str):
             raise Refused("other", "job has no %s" % part)
+    if not _are_texts(run["job"].values()):
+        raise Refused("other", "job names project, group and name, as text")
     for stage in run["stages"]:
         stage = stage if isinstance(stage, dict) else {}  # noqa: PLW2901
         argv = stage.get("argv")
