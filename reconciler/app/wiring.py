@@ -46,6 +46,8 @@ from reconciler.source import git
 from reconciler.source.deliver import runtime_path
 from reconciler.source.owner import owner_of
 from reconciler.store.cache import FileCache
+from reconciler.store.git import GitStore
+from reconciler.store.gitref import GitRef
 from reconciler.store.sqlite import SqliteStore
 from reconciler.transports.registry import TransportSettings, open_transport
 
@@ -125,7 +127,7 @@ def open_ports(settings: Settings) -> Iterator[Ports]:
     cache_dir = _cache_base(settings) / hashlib.sha256(str(place.root).encode()).hexdigest()[:16]
     owner = _owner(place, cache_dir)
     inventory = read_inventory(settings, place)
-    store = SqliteStore(_state_base(settings) / owner[:16] / "state.sqlite")
+    store = _store(settings, place, inventory, owner)
     hosts = Hosts(inventory, machines_folder(settings), owner)
     try:
         yield Ports(
@@ -154,6 +156,18 @@ def open_ports(settings: Settings) -> Iterator[Ports]:
     finally:
         hosts.close()
         store.close()
+
+
+def _store(settings: Settings, place: Place, inventory: Inventory, owner: str) -> SqliteStore | GitStore:
+    if inventory.state == "local":
+        return SqliteStore(_state_base(settings) / owner[:16] / "state.sqlite")
+    if place.git_dir is None:
+        raise SourceError(
+            f"{inventory.file} says state: git, and {place.root} is not in a git repository",
+            hint="Make it one with a remote to which you can push, or write state: local.",
+        )
+    # Each directory of manifests is a source of its own, with a state of its own.
+    return GitStore(GitRef(place.root, ref=f"refs/reconciler/{owner[:16]}"))
 
 
 def view_of(host: Host, types: Mapping[str, str] | None = None) -> HostView:

@@ -296,7 +296,8 @@ class Inventory:
 
     `gres_mapping` gives Slurm's bare type of a chip (the seed's `gpu:h100` and `h100` both become `h100`). `mount`
     and `proxy` belong to the mailbox. `file` is where it was read, "" for the built-in one; `digest` changes when any
-    field that is not a secret does. `approve`: are launches that cost money asked for?
+    field that is not a secret does. `approve`: are launches that cost money asked for? `state`: where
+    journal and memory lie.
     """
 
     clusters: Mapping[str, Cluster]
@@ -309,6 +310,7 @@ class Inventory:
     digest: str = ""
     limits: Limits = Limits()
     approve: Literal["ask", "auto"] = "ask"
+    state: Literal["local", "git"] = "local"
 
     def cluster_of(self, host: str) -> Cluster:
         """The cluster of a host. Raises KeyError for a name that is not in the inventory."""

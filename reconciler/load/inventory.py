@@ -202,6 +202,7 @@ def _inventory(value: _Doc, file: str, home: Path, state_dir: Path) -> Inventory
         digest_of(_public(value)),
         limits_of(value.get("limits", {})),
         value.get("approve", "ask"),
+        value.get("state", "local"),
     )
 
 

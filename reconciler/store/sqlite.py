@@ -7,15 +7,12 @@ Source: sqlite.org, "Write-Ahead Logging" and "PRAGMA synchronous" (FULL fsyncs 
 
 from __future__ import annotations
 
-import getpass
 import json
-import os
-import socket
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 from reconciler.core.errors import LockHeld, StoreError
@@ -23,6 +20,7 @@ from reconciler.core.memory import Line, Memory, fold
 from reconciler.core.names import JobKey
 from reconciler.core.protocols import Entry
 from reconciler.store.codec import dump_line, dump_memory, load_line, load_memory
+from reconciler.store.holder import Holder, default_actor, is_dead, myself
 
 SCHEMA_VERSION = 1
 
@@ -44,24 +42,13 @@ INSERT INTO lock VALUES (1, 0, NULL, 0);
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Holder:
-    """Who holds the lock: enough to tell a person, and to see on the same machine that it is dead."""
-
-    actor: str
-    host: str
-    pid: int
-    start: str
-    boot: str
-
-
 class SqliteStore:
     """Store of one manifests repository. Opened lazily, used by one thread."""
 
     def __init__(self, path: Path, *, now: Callable[[], float] = time.time, actor: str | None = None) -> None:
         self._path = path
         self._now = now
-        self._holder = _myself(actor or default_actor())
+        self._holder = myself(actor or default_actor())
         self._epoch: int | None = None
         self._cache: tuple[int, dict[JobKey, Memory]] | None = None
         try:
@@ -219,7 +206,7 @@ class SqliteStore:
             epoch, text, expires = self._db.execute("SELECT epoch, holder, expires FROM lock").fetchone()
             holder = Holder(**json.loads(text)) if text else None
             now = self._now()
-            if holder is not None and holder != self._holder and now < expires and not _dead(holder, self._holder):
+            if holder is not None and holder != self._holder and now < expires and not is_dead(holder, self._holder):
                 raise LockHeld(
                     f"{holder.actor} (pid {holder.pid} on {holder.host}) is reconciling this repository; "
                     f"its lock expires in {expires - now:.0f} s unless it goes on",
@@ -253,38 +240,3 @@ class SqliteStore:
 
     def close(self) -> None:
         self._db.close()
-
-
-def default_actor() -> str:
-    """`user@host`, for journal and lock."""
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):  # no passwd entry and no variable: containers
-        user = str(os.getuid())
-    return f"{user}@{socket.gethostname()}"
-
-
-def _myself(actor: str) -> Holder:
-    return Holder(actor, socket.gethostname(), os.getpid(), _start_of(os.getpid()), _boot_id())
-
-
-def _dead(holder: Holder, me: Holder) -> bool:
-    """True when the holder ran on this machine, in this boot, and its process is gone. Elsewhere: only time tells."""
-    if not holder.boot or (holder.boot, holder.host) != (me.boot, me.host) or not holder.start:
-        return False  # another machine, or another container on this one, whose processes we cannot see
-    return _start_of(holder.pid) != holder.start
-
-
-def _start_of(pid: int) -> str:
-    """Field 22 of /proc/PID/stat (proc(5)): with the pid, the identity of a process. "" without /proc or process."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    except (OSError, IndexError):
-        return ""
-
-
-def _boot_id() -> str:
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        return ""
