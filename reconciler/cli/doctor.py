@@ -96,7 +96,7 @@ def hosts(
     width = max([len(row.name) for row in rows] + [4])
     say(f"{'HOST':<{width}}  TYPE     CPU JOBS  ACCELERATORS")
     for row in rows:
-        chips = (
+        chips = row.words or (
             ", ".join(f"{row.free.get(chip, 0)} of {count} {chip} free" for chip, count in row.chips.items()) or "none"
         )
         slots = "" if row.slots is None else f"{row.slots_free}/{row.slots} free"
