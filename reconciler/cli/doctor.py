@@ -56,13 +56,17 @@ def doctor(
 def hosts(
     alias: Annotated[
         str | None,
-        typer.Option("--discover", metavar="ALIAS", help="Look at this machine and print an inventory entry for it."),
+        typer.Option(
+            "--discover",
+            metavar="ALIAS",
+            help="Look at this machine, or kube:CONTEXT, and print an inventory entry for it.",
+        ),
     ] = None,
     as_json: Json = False,
 ) -> int:
     """Show what each host has and what is free there now.
 
-    Examples: reconciler hosts; reconciler hosts --discover login01
+    Examples: reconciler hosts; reconciler hosts --discover login01; reconciler hosts --discover kube:lab
     """
     from reconciler.app.capacity import survey
     from reconciler.cli.out import emit, say

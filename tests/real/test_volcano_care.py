@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.real.kube import KubeSite, kube_site, ok
+from tests.real.kube import NODE, KubeSite, kube_site, ok
 
 pytestmark = [pytest.mark.real, pytest.mark.xdist_group("volcano")]
 
@@ -151,6 +151,58 @@ def test_hosts_says_that_a_queue_has_no_limit_or_is_not_there(group: KubeSite):
     assert "queue default: 0 accelerators in use, no limit" in ok(group("hosts")).out
     (group.repo / "manifests" / "inventory.yaml").write_text(yaml.safe_dump(group.inventory(queue="x")))
     assert "the cluster has no queue x (it has: default, root)" in ok(group("hosts")).out
+
+
+# --- discovery
+
+
+def test_discover_writes_an_inventory_entry_that_works(group: KubeSite):
+    group.kube.set_queue("small", {"nvidia.com/gpu": "16"})
+    group.kube.claim("narrow", "ReadWriteOnce")
+    group.kube.add_node("h", **{**NODE, "labels": {"nvidia.com/gpu.product": "NVIDIA-H100-80GB-HBM3"}})
+    group.make(group.inventory())
+    group.env["KUBECONFIG"] = str(group.kube.kubeconfig)
+    said = ok(group("hosts", "--discover", "kube:emulator"))
+    assert "4 nodes, 4 with accelerators" in said.err
+    assert "also 1 node with 8 NVIDIA-H100-80GB-HBM3" in said.err
+    assert "small (0 of 16 nvidia.com/gpu in use) are open, too" in said.out
+    assert "narrow (ReadWriteOnce, 1Gi, Bound)" in said.out
+    entry = yaml.safe_load(said.out)["hosts"]["emulator"]
+    assert (entry["namespace"], entry["queue"], entry["pvc_name"]) == ("team-a", "default", "data")
+    assert entry["chips"] == {"gpu": 8}
+    # With the two words filled in that nobody can know, and the claim where the emulator has it, it drives jobs.
+    whole = group.inventory()
+    mount = {"pvc_mount_path": str(group.shared), "cpu": "2", "memory": "4Gi", "cpu_cpu": "1", "cpu_memory": "1Gi"}
+    whole["hosts"] = {"emulator": {**entry, "cluster": "k8s", "image": "registry/train:1", **mount}}
+    (group.repo / "manifests" / "inventory.yaml").write_text(yaml.safe_dump(whole))
+    group.job("t", ["true"], request={"chip": "gpu", "min_chips": 16})
+    group.commit()
+    ok(group("apply", "--yes", "--wait"))
+    assert group.status()["t"]["phase"] == "Succeeded"
+
+
+def test_discover_calls_chips_by_the_nodes_labels(tmp_path: Path):
+    labels = {"labels": {"nvidia.com/gpu.product": "NVIDIA-H100-80GB-HBM3"}}
+    with kube_site(tmp_path, nodes={"a": {**NODE, **labels}, "b": {**NODE, **labels}}) as group:
+        group.make(group.inventory())
+        said = ok(group("hosts", "--discover", "k8s"))
+        entry = yaml.safe_load(said.out)["hosts"]["k8s"]
+        assert entry["chips"] == {"h100": 8}
+        assert entry["cluster"] == "k8s"
+        assert "node_selector" not in entry
+
+
+def test_discover_says_what_it_may_not_list(group: KubeSite):
+    for kind in ("nodes", "namespaces"):
+        group.kube.deny("list", kind)
+    group.make(group.inventory())
+    group.env["KUBECONFIG"] = str(group.kube.kubeconfig)
+    said = ok(group("hosts", "--discover", "kube:"))
+    assert "nodes could not be listed" in said.err
+    assert "namespaces could not be listed" in said.err
+    entry = yaml.safe_load(said.out)["hosts"]["kubernetes"]
+    assert entry["namespace"] == "team-a"  # as the context says
+    assert "chips" not in entry
 
 
 # --- logs
