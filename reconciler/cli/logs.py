@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
@@ -44,6 +43,7 @@ def logs(
 
     Examples: reconciler logs -f lm/ablations/small; reconciler logs small --attempt 1; reconciler logs -f big --all
     """
+    from reconciler.cli.tail import Tail
     from reconciler.core.errors import ReconcilerError
 
     if all_workers and worker is not None:
@@ -54,7 +54,7 @@ def logs(
         backend = reconciler.ports.backends(known.run.host)
         offset = 0 if tail_bytes is None else -tail_bytes
         ranks = _ranks(reconciler, known, backend) if all_workers else [worker or 0]
-        tails = [_Tail(rank, offset, prefix=f"{rank}: " if all_workers else "") for rank in ranks]
+        tails = [Tail(rank, offset, prefix=f"{rank}: " if all_workers else "") for rank in ranks]
         quiet = False
         while True:
             moved = [tail.read(backend, known, follow=follow) for tail in tails if tail.open]
@@ -68,59 +68,6 @@ def logs(
         for tail in tails:
             tail.end()
         return int(Exit.PARTIAL if any(tail.trouble for tail in tails) else Exit.DONE)
-
-
-class _Tail:
-    """The output of one machine, as far as it was read. With a `prefix`, whole lines are shown, each behind it, and a machine
-    that cannot be asked does not end the others."""
-
-    def __init__(self, rank: int, offset: int, *, prefix: str) -> None:
-        self.open = True
-        self.trouble = ""
-        self._rank, self._offset = rank, offset
-        self._prefix = prefix.encode()
-        self._line = b""
-
-    def read(self, backend: Backend, known: Known, *, follow: bool) -> bool:
-        """Show what came since. Was there anything?"""
-        from reconciler.cli.out import warn
-        from reconciler.core.errors import ReconcilerError
-        from reconciler.core.protocols import LogCursor
-
-        try:
-            chunk = backend.logs(known, LogCursor(self._offset, worker=self._rank))
-        except ReconcilerError as error:
-            if not self._prefix:
-                raise
-            if error.message != self.trouble:
-                warn(f"worker {self._rank}: {error.message}")
-            self.trouble = error.message
-            self.open = follow
-            return False
-        self.trouble = ""
-        if chunk.rotated and sys.stderr.isatty():
-            sys.stderr.write("(the log was rotated; older parts lie beside it on the host)\n")
-        self._show(chunk.data)
-        self._offset = chunk.end
-        return bool(chunk.data)
-
-    def end(self) -> None:
-        """Show a last line that has no end."""
-        if self._line:
-            self._write(self._prefix + self._line + b"\n")
-            self._line = b""
-
-    def _show(self, data: bytes) -> None:
-        if not self._prefix:
-            self._write(data)
-            return
-        *lines, self._line = (self._line + data).split(b"\n")
-        self._write(b"".join(self._prefix + line + b"\n" for line in lines))
-
-    @staticmethod
-    def _write(data: bytes) -> None:
-        sys.stdout.buffer.write(data)
-        sys.stdout.buffer.flush()
 
 
 def _ranks(reconciler: Reconciler, known: Known, backend: Backend) -> Sequence[int]:
