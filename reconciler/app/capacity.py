@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from reconciler.app.converge import Reconciler
+from reconciler.core.gangs import GangView
 from reconciler.core.observation import Capacity, Census
 from reconciler.core.solve import HostView, Reservations
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One host. `chips` counts what the solver may give, `free` what it could give now."""
+    """One host. `chips` counts what the solver may give, `free` what it could give now. `words` says it where counts cannot."""
 
     name: str
     kind: str
@@ -23,6 +24,7 @@ class Row:
     slots: int | None
     slots_free: int | None
     note: str = ""
+    words: str = ""
 
 
 def survey(reconciler: Reconciler) -> list[Row]:
@@ -61,6 +63,29 @@ def _queue_row(view: HostView, capacity: Capacity, promised: Mapping[str, int]) 
     return Row(view.name, view.kind, view.cluster, True, there, free, None, None, note)
 
 
+def _gang_row(view: HostView, gang: GangView, capacity: Capacity) -> Row:
+    """A cluster that schedules gangs: what a node holds, and what the queue grants. Which nodes are free it does not tell."""
+    per_node = {chip: count for chip, count in gang.chips.items() if count}
+    words = ", ".join(f"{count} {chip} a node" for chip, count in per_node.items()) or "none"
+    room = (capacity.rooms or {}).get(gang.queue)
+    if capacity.rooms is None:
+        return Row(view.name, view.kind, view.cluster, True, {}, {}, None, None, capacity.error, words)
+    if room is None:
+        known = ", ".join(sorted(capacity.rooms)) or "none"
+        note = f"the cluster has no queue {gang.queue} (it has: {known})"
+        return Row(view.name, view.kind, view.cluster, True, {}, {}, None, None, note, words)
+    limit = f"{room.used} of {room.cap}" if room.cap is not None else f"{room.used}"
+    note = f"queue {room.name}: {limit} accelerators in use" + ("" if room.cap is not None else ", no limit")
+    if room.state != "Open":
+        note += f"; it is {room.state or 'in no state'} and takes no jobs"
+    chips: dict[str, int] = {}
+    free: dict[str, int] = {}
+    if room.cap is not None and len(per_node) == 1:
+        (chip,) = per_node
+        chips, free = {chip: room.cap}, {chip: max(0, room.cap - room.used)}
+    return Row(view.name, view.kind, view.cluster, True, chips, free, None, None, note, words)
+
+
 def _row(view: HostView, census: Census | None, taken: Reservations, reconciler: Reconciler) -> Row:
     promised = dict(view.chips or {})
     if census is None:
@@ -68,6 +93,8 @@ def _row(view: HostView, census: Census | None, taken: Reservations, reconciler:
     if not census.complete or census.capacity is None:
         return Row(view.name, view.kind, view.cluster, False, promised, {}, view.slots, 0, census.error)
     capacity = census.capacity
+    if view.gang is not None:
+        return _gang_row(view, view.gang, capacity)
     if capacity.queue is not None or view.queue is not None:
         return _queue_row(view, capacity, promised)
     slots = capacity.cpus if view.slots is None else view.slots

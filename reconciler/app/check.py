@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from reconciler.app.wiring import Settings, find_place, read_inventory
+from reconciler.app.wiring import Settings, find_place, read_inventory, remarks_on
 from reconciler.core.errors import ManifestError, Problem, SourceError
 from reconciler.load.documents import INVENTORY_NAMES, is_manifest, load_documents
 from reconciler.load.references import check_references
@@ -16,12 +16,14 @@ from reconciler.source.manifests import blobs, read_working_tree
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """What was found: `jobs` in order, in `files` files; `tail` is the rest of a good sentence."""
+    """What was found: `jobs` in order, in `files` files; `tail` is the rest of a good sentence. `notes`: nothing is wrong, but a
+    person should know."""
 
     jobs: int
     files: int
     problems: tuple[Problem, ...]
     tail: str = ""
+    notes: tuple[str, ...] = ()
 
 
 def check_all(settings: Settings) -> Checked:
@@ -34,14 +36,18 @@ def check_all(settings: Settings) -> Checked:
     loaded = load_documents((path, texts[blob]) for path, blob in files)
     problems = [*tree.problems, *loaded.problems]
     tail = ""
+    notes: tuple[str, ...] = ()
     try:
         inventory = read_inventory(settings, place)
         problems.extend(check_references(loaded.desired, inventory))
+        notes = remarks_on(inventory)
         names = ", ".join(inventory.order[:5]) + (", …" if len(inventory.order) > 5 else "")
         tail = f"; inventory {inventory.file or '(built in)'}: {names}"
     except ManifestError as error:
         problems.extend(error.problems)
-    return Checked(len(loaded.desired), sum(is_manifest(path) for path, _ in files), tuple(sorted(problems)), tail)
+    return Checked(
+        len(loaded.desired), sum(is_manifest(path) for path, _ in files), tuple(sorted(problems)), tail, notes
+    )
 
 
 def check_files(files: Iterable[Path]) -> Checked:

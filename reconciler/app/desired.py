@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +31,15 @@ _DIRTY_NAMED_MAX = 3
 
 
 class ManifestSource:
-    """Reads one directory of manifests, at a commit or as it lies on disk. Raises SourceError when it cannot, completely."""
+    """Reads one directory of manifests, at a commit or as it lies on disk. Raises SourceError when it cannot, completely.
 
-    def __init__(self, root: Path, subdir: str, ref: str, *, working_tree: bool, cache: FileCache) -> None:
+    `notes` are said with whatever is read.
+    """
+
+    def __init__(
+        self, root: Path, subdir: str, ref: str, *, working_tree: bool, cache: FileCache, notes: tuple[str, ...] = ()
+    ) -> None:
+        self._notes = notes
         self._root = root
         self._subdir = subdir
         self._ref = ref
@@ -51,6 +58,7 @@ class ManifestSource:
             return self._state[1]
         self._tree = tree
         state = _state(tree, self._load(tree), self._working_tree)
+        state = replace(state, notes=(*state.notes, *self._notes))
         self._state = ((tree.tree, tree.commit), state)
         return state
 

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from reconciler.app.discover_volcano import KubeWay, discover_volcano
 from reconciler.app.login import run_on_login
 from reconciler.app.wiring import Settings, find_place, read_inventory, transport_settings
 from reconciler.backends.dialect import Answer, Dialect
 from reconciler.backends.registry import SYSTEMS, dialect_of
-from reconciler.core.chips import CHIPS, chip_of_nvidia
+from reconciler.core.chips import chip_of_nvidia, chip_of_type
 from reconciler.core.errors import ManifestError, ReconcilerError
-from reconciler.core.inventory import LocalHost, PlainHost, SlurmHost
+from reconciler.core.inventory import LocalHost, PlainHost, SlurmHost, VolcanoHost
 from reconciler.core.quantity import show_seconds
 from reconciler.core.queue import QueueCapacity, QueuePartition
 from reconciler.core.transport import Command, Transport
 from reconciler.transports.registry import TransportSettings, open_transport
 
 _DEADLINE_S = 60.0
-_SLICE = re.compile(r"\d+g\.\d+gb")
+KUBE = "kube:"
 _PLAIN = (
     "nvidia-smi --query-gpu=name,memory.total --format=csv,noheader,nounits 2>/dev/null; echo cpus $(nproc 2>/dev/null)"
 )
@@ -35,7 +35,11 @@ class Discovered:
 
 
 def discover(settings: Settings, alias: str) -> Discovered:
-    """Look at `alias`: a host of the inventory, or one of the user's ssh configuration. Raises what the connection raises."""
+    """Look at `alias`: a host of the inventory, one of the user's ssh configuration, or `kube:CONTEXT` of the kubeconfig. Raises
+    what the connection raises."""
+    kube = _cluster(settings, alias)
+    if kube is not None:
+        return Discovered("volcano", *discover_volcano(kube))
     way, cluster = _way(settings, alias)
     transport = open_transport(way)
     try:
@@ -49,6 +53,19 @@ def discover(settings: Settings, alias: str) -> Discovered:
         return _of_plain(alias, way, cluster, transport)
     finally:
         transport.close()
+
+
+def _cluster(settings: Settings, alias: str) -> KubeWay | None:
+    """The Kubernetes cluster that is meant, if one is."""
+    if alias.startswith(KUBE):
+        return KubeWay(name=alias.removeprefix(KUBE) or "kubernetes", context=alias.removeprefix(KUBE))
+    try:
+        host = read_inventory(settings, find_place(settings)).hosts.get(alias)
+    except (ManifestError, ReconcilerError):
+        return None
+    if not isinstance(host, VolcanoHost):
+        return None
+    return KubeWay(alias, host.context or "", host.kubeconfig or "", host.namespace, host.cluster)
 
 
 def _way(settings: Settings, alias: str) -> tuple[TransportSettings, str]:
@@ -125,16 +142,6 @@ def _gpus(capacity: QueueCapacity, partition: QueuePartition) -> dict[str, int]:
             if count:
                 found[kind or "untyped"] = found.get(kind or "untyped", 0) + count
     return dict(sorted(found.items()))
-
-
-def chip_of_type(kind: str) -> str | None:
-    """The chip that a scheduler's accelerator type most likely means; None when it is in no table."""
-    if kind in CHIPS:
-        return kind
-    if _SLICE.search(kind):
-        return None  # a part of a card (MIG) is not the card
-    words = re.sub(r"[_\-.]+", " ", kind)
-    return chip_of_nvidia(words, None) or chip_of_nvidia(words.replace(" ", ""), None)
 
 
 def _of_plain(alias: str, way: TransportSettings, cluster: str, transport: Transport) -> Discovered:

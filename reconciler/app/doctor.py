@@ -3,44 +3,22 @@
 from __future__ import annotations
 
 import shutil
-import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from reconciler.app.check import check_all
+from reconciler.app.doctor_machine import examine_machine
 from reconciler.app.doctor_queue import examine_queue
+from reconciler.app.doctor_volcano import examine_volcano
 from reconciler.app.finding import Finding
 from reconciler.app.lanes import Lanes
 from reconciler.app.wiring import Hosts, Settings, find_place, machines_folder, read_inventory, transport_settings
 from reconciler.backends.tpu import TpuBackend
+from reconciler.backends.volcano import VolcanoBackend
 from reconciler.core.chips import topology_of
 from reconciler.core.errors import ReconcilerError
-from reconciler.core.inventory import Cluster, LocalHost, PlainHost, SlurmHost, TpuHost
+from reconciler.core.inventory import Cluster, LocalHost, PlainHost, SlurmHost, TpuHost, VolcanoHost
 from reconciler.core.protocols import Look
-from reconciler.core.transport import Command
-
-_DEADLINE_S = 30.0
-# A node whose clock is off does no harm here (clocks are never compared), but it spoils log times and TLS.
-CLOCK_OFF_MAX_S = 60.0
-
-# What a run needs of its host, in one command: interpreter, tools, and whether each path can be written.
-_LOOK = """
-echo "shell ok"
-for p in "$1" python3 python3.13 python3.12 python3.11 python3.10 python3.9 python3.8; do
-  [ -n "$p" ] || continue
-  v=$("$p" -c 'import sys; print("%d.%d" % sys.version_info[:2] if sys.version_info >= (3, 8) else "")' 2>/dev/null)
-  [ -n "$v" ] && { echo "python $v $p"; break; }
-done
-for t in git tar gzip bash rsync uv nvidia-smi; do command -v "$t" >/dev/null 2>&1 && echo "tool $t"; done
-[ -x "$HOME/.local/bin/uv" ] && echo "tool uv"
-echo "clock $(date -u +%s)"
-shift
-for d in "$@"; do
-  if mkdir -p "$d" 2>/dev/null && t="$d/.reconciler-doctor.$$" && : > "$t" 2>/dev/null; then
-    rm -f "$t"; echo "writable $(df -Pk "$d" 2>/dev/null | awk 'NR==2{print $4}') $d"
-  else echo "unwritable 0 $d"; fi
-done
-"""
 
 
 def examine(settings: Settings, names: Iterable[str] | None) -> list[Finding]:
@@ -66,7 +44,7 @@ def examine(settings: Settings, names: Iterable[str] | None) -> list[Finding]:
         elif isinstance(host, TpuHost):
             calls[name] = _rented_call(host, hosts)
         else:
-            findings.append(Finding(name, "type", False, f"{host.type} hosts are not driven by this version"))
+            calls[name] = _gang_call(host, inventory.cluster_of(name), hosts)
     try:
         results = dict(lanes.each(calls))
     finally:
@@ -110,6 +88,15 @@ def _rented_call(host: TpuHost, hosts: Hosts) -> Callable[[], list[Finding]]:
     return lambda: list(_rented(host, hosts))
 
 
+def _gang_call(host: VolcanoHost, cluster: Cluster, hosts: Hosts) -> Callable[[], list[Finding]]:
+    def look() -> list[Finding]:
+        backend = hosts.backend(host.name)
+        assert isinstance(backend, VolcanoBackend)
+        return list(examine_volcano(host, cluster, backend.home()))
+
+    return look
+
+
 def _rented(host: TpuHost, hosts: Hosts) -> Iterable[Finding]:
     """The control plane: may we ask it, and what of ours is there?"""
     census = hosts.backend(host.name).observe(Look())
@@ -150,41 +137,6 @@ def _host(host: LocalHost | PlainHost, cluster: Cluster, hosts: Hosts) -> Iterab
 
 
 def _login(host: LocalHost | PlainHost | SlurmHost, cluster: Cluster, hosts: Hosts) -> Iterable[Finding]:
-    """The machine that we log in to: interpreter, tools, paths, clock."""
-    paths = [cluster.root, cluster.work, cluster.share, cluster.status, cluster.checkpoints, cluster.results]
-    transport = hosts.transport(host.name)
-    started = time.monotonic()
-    done = transport.run(Command(("sh", "-c", _LOOK, "sh", host.python or "", *paths)), deadline_s=_DEADLINE_S)
-    took = time.monotonic() - started
-    lines = [line.split(" ", 1) for line in done.stdout.decode(errors="replace").splitlines() if " " in line]
-    facts = {kind: rest for kind, rest in lines if kind in ("shell", "python", "clock")}
-    tools = {rest for kind, rest in lines if kind == "tool"}
+    """The machine that we log in to."""
     how = transport_settings(host).kind
-    yield Finding(host.name, "connection", "shell" in facts, f"{how}, {took * 1000:.0f} ms to connect and look")
-    python = facts.get("python")
-    yield Finding(
-        host.name,
-        "python",
-        python is not None,
-        python or "no Python 3.8 or newer",
-        "" if python else "Install python3, or name an interpreter with `python:` in the inventory.",
-    )
-    for tool in ("tar", "gzip", "bash"):
-        if tool not in tools:
-            yield Finding(host.name, tool, False, "not found", f"Install {tool} on {host.name}.")
-    if "uv" not in tools:
-        yield Finding(host.name, "uv", True, "not found; only jobs that ship a pyproject.toml and set `python` need it")
-    for kind, rest in lines:
-        if kind in ("writable", "unwritable"):
-            free, _, path = rest.partition(" ")
-            ok = kind == "writable"
-            detail = f"{path}, {int(free) / 1048576:.1f} GiB free" if ok and free.isdigit() else path
-            yield Finding(
-                host.name, "path", ok, detail, "" if ok else "Create it, or give the login the right to write there."
-            )
-    if "clock" in facts and facts["clock"].isdigit():
-        off = int(facts["clock"]) - time.time()
-        ok = abs(off) < CLOCK_OFF_MAX_S + took
-        yield Finding(
-            host.name, "clock", ok, f"{off:+.0f} s from ours", "" if ok else "Set up NTP; runs are not harmed by it."
-        )
+    return examine_machine(host.name, hosts.transport(host.name), cluster, how=how, python=host.python or "")

@@ -137,6 +137,7 @@ def open_ports(settings: Settings) -> Iterator[Ports]:
                 settings.ref,
                 working_tree=working_tree,
                 cache=FileCache(cache_dir / "desired.json"),
+                notes=remarks_on(inventory),
             ),
             store=store,
             clock=SystemClock(),
@@ -168,6 +169,16 @@ def _store(settings: Settings, place: Place, inventory: Inventory, owner: str) -
         )
     # Each directory of manifests is a source of its own, with a state of its own.
     return GitStore(GitRef(place.root, ref=f"refs/reconciler/{owner[:16]}"))
+
+
+def remarks_on(inventory: Inventory) -> tuple[str, ...]:
+    """What the inventory says and nothing follows, for a person to know."""
+    there = {host.cluster: host.name for host in inventory.ordered() if isinstance(host, VolcanoHost)}
+    return tuple(
+        f"cluster {name} has `mount` (JuiceFS), which is ignored on {host}: on Kubernetes all storage is the claim's"
+        for name, host in there.items()
+        if inventory.clusters[name].mount is not None
+    )
 
 
 def view_of(host: Host, types: Mapping[str, str] | None = None) -> HostView:

@@ -74,6 +74,8 @@ class KubeClient:
         self._patience = patience or Patience()
         self._clock, self._sleep = clock, sleep
         self._login = Login(kubeconfig, context)
+        self.context_namespace = ""
+        """What the context itself names as its namespace; known from the first call on."""
         self._configuration: Any = None
         self._pool: Any = None
         self._namespace_seen = float("-inf")
@@ -515,6 +517,7 @@ class KubeClient:
         if context not in contexts:
             raise refusals.no_context(path, context, sorted(map(str, contexts)))
         self._login = Login(path, context)
+        self.context_namespace = str((contexts[context] or {}).get("namespace") or "")
         try:
             for entry in known["users"]:
                 user = entry.value.get("user") or {}

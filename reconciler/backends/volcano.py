@@ -431,6 +431,10 @@ class VolcanoBackend:
 
     # --- the rest
 
+    def home(self) -> Space:
+        """The host's own namespace."""
+        return self._space(self._site.pods.namespace)
+
     def spaces(self) -> Iterable[Space]:
         """The namespaces that were opened."""
         return self._spaces.values()

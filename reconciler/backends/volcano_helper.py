@@ -140,11 +140,11 @@ class Helper:
         """The job's name; "" while there is none of ours."""
         return self._name
 
-    def open(self) -> Transport:
+    def open(self, *, within_s: float | None = None) -> Transport:
         """A transport into the helper's container, which is made, and waited for, when there is none.
 
-        Raises what creating it raises, and Unreachable when its pod does not come up within `ready_s`, with the reason; what was
-        made is deleted then.
+        Raises what creating it raises, and Unreachable when its pod does not come up within `ready_s`, or `within_s`, with the
+        reason; what was made is deleted then.
         """
         if self._open is not None and self._clock() - self._made_at < _USABLE_S:
             return self._open
@@ -153,7 +153,7 @@ class Helper:
         self._made_at = self._clock()
         try:
             self._uid = _uid(self._kube.create(JOB, job_of(self.wish, self._name)).object)
-            self._open = self._transport(self._wait())
+            self._open = self._transport(self._wait(self._ready_s if within_s is None else within_s))
         except BaseException:
             # Also for a person's Ctrl-C. What cannot be deleted now ends by itself.
             with contextlib.suppress(ReconcilerError):
@@ -205,9 +205,9 @@ class Helper:
 
     # --- waiting
 
-    def _wait(self) -> str:
+    def _wait(self, within_s: float) -> str:
         """The name of the pod, when its container runs."""
-        deadline, pause, trouble = self._clock() + self._ready_s, _PAUSE_S, ""
+        deadline, pause, trouble = self._clock() + within_s, _PAUSE_S, ""
         while True:
             try:
                 pod = self._ready_pod()
@@ -225,7 +225,7 @@ class Helper:
             left = deadline - self._clock()
             if left <= 0:
                 raise Unreachable(
-                    f"{self._told} is not there after {self._ready_s:.0f} s: {self._reason() or trouble or 'nobody says why'}",
+                    f"{self._told} is not there after {within_s:.0f} s: {self._reason() or trouble or 'nobody says why'}",
                     hint=f"It needs a place in queue {self.wish.queue}, the image {self.wish.image} and the claim "
                     f"{self.wish.claim}; `kubectl -n {self._kube.namespace} get pods,podgroups` shows such pods while they wait.",
                 )

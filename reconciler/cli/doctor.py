@@ -56,13 +56,17 @@ def doctor(
 def hosts(
     alias: Annotated[
         str | None,
-        typer.Option("--discover", metavar="ALIAS", help="Look at this machine and print an inventory entry for it."),
+        typer.Option(
+            "--discover",
+            metavar="ALIAS",
+            help="Look at this machine, or kube:CONTEXT, and print an inventory entry for it.",
+        ),
     ] = None,
     as_json: Json = False,
 ) -> int:
     """Show what each host has and what is free there now.
 
-    Examples: reconciler hosts; reconciler hosts --discover login01
+    Examples: reconciler hosts; reconciler hosts --discover login01; reconciler hosts --discover kube:lab
     """
     from reconciler.app.capacity import survey
     from reconciler.cli.out import emit, say
@@ -96,7 +100,7 @@ def hosts(
     width = max([len(row.name) for row in rows] + [4])
     say(f"{'HOST':<{width}}  TYPE     CPU JOBS  ACCELERATORS")
     for row in rows:
-        chips = (
+        chips = row.words or (
             ", ".join(f"{row.free.get(chip, 0)} of {count} {chip} free" for chip, count in row.chips.items()) or "none"
         )
         slots = "" if row.slots is None else f"{row.slots_free}/{row.slots} free"

@@ -37,11 +37,14 @@ def validate(
                 "exit_code": int(code),
                 "jobs": checked.jobs,
                 "errors": [{"file": p.file, "line": p.line, "message": p.message} for p in checked.problems],
+                "notes": list(checked.notes),
             }
         )
         return int(code)
     for problem in checked.problems:
         warn(f"{styled('error:', 'remove')} {problem}")
+    for note in checked.notes:
+        warn(f"note: {note}")
     many = len(checked.problems)
     jobs = f"{checked.jobs} job{'s' * (checked.jobs != 1)}"
     if many:

@@ -77,6 +77,19 @@ def chip_of_nvidia(product: str, memory_total_mib: int | None) -> str | None:
     return next((chip for pattern, chip in _NVIDIA if pattern.search(text)), None)
 
 
+_SLICE = re.compile(r"\d+g\.\d+gb")
+
+
+def chip_of_type(kind: str) -> str | None:
+    """The chip that a scheduler's accelerator type most likely means; None when it is in no table."""
+    if kind in CHIPS:
+        return kind
+    if _SLICE.search(kind):
+        return None  # a part of a card (MIG) is not the card
+    words = re.sub(r"[_\-.]+", " ", kind)
+    return chip_of_nvidia(words, None) or chip_of_nvidia(words.replace(" ", ""), None)
+
+
 @dataclass(frozen=True, slots=True)
 class TpuSlice:
     """What a TPU accelerator type holds. `count` is the number in its name, which requests are matched against

@@ -26,14 +26,15 @@ def test_manifests_in_the_repository_are_valid(folder: Path) -> None:
     assert loaded.desired
 
 
-@pytest.mark.parametrize("folder", ["first-job", "sweep", "gpu", "depends-on"])
+@pytest.mark.parametrize("folder", ["first-job", "sweep", "gpu", "depends-on", "volcano"])
 def test_each_story_has_a_page(folder: str) -> None:
     assert (ROOT / "examples" / folder / "README.md").is_file()
 
 
-def test_the_example_inventory_is_valid_and_holds_what_the_manifests_name(tmp_path: Path) -> None:
-    inventory = load_inventory(ROOT / "manifests" / "inventory.yaml", home=tmp_path, state_dir=tmp_path)
-    folder = ROOT / "manifests"
+@pytest.mark.parametrize("place", ["manifests", "examples/volcano"])
+def test_the_example_inventory_is_valid_and_holds_what_the_manifests_name(tmp_path: Path, place: str) -> None:
+    inventory = load_inventory(ROOT / place / "inventory.yaml", home=tmp_path, state_dir=tmp_path)
+    folder = ROOT / place
     files = [(path.relative_to(folder).as_posix(), path.read_bytes()) for path in folder.rglob("*.yaml")]
     assert check_references(load_documents(files).desired, inventory) == ()
 

@@ -40,6 +40,7 @@ class Site:
 
     root: Path
     env: dict[str, str] = field(default_factory=dict)
+    wait_s: float = WAIT_S
 
     @property
     def repo(self) -> Path:
@@ -108,7 +109,7 @@ class Site:
         self, holds: Callable[[dict[str, dict[str, Any]]], bool], *, apply: bool = False
     ) -> dict[str, dict[str, Any]]:
         """Look (or apply) again and again until it holds. Fails with the last status when it never does."""
-        deadline = time.monotonic() + WAIT_S
+        deadline = time.monotonic() + self.wait_s
         while True:
             if apply:
                 self("apply", "--yes")

@@ -130,6 +130,10 @@ def test_two_machines_run_one_job_and_each_knows_its_place(group: Group):
     assert first.splitlines()[0] == f"0/2 gh01 {gpus} gh01"
     assert second.splitlines()[0] == f"1/2 gh02 {gpus} gh01"
     assert first.splitlines()[1] != second.splitlines()[1]  # each in a work directory of its own
+    both = sorted(ok(group("logs", "t", "--all")).out.splitlines())
+    assert both == sorted(
+        [f"0: {line}" for line in first.splitlines()] + [f"1: {line}" for line in second.splitlines()]
+    )
 
 
 def test_jax_on_two_machines_finds_itself(group: Group):

@@ -102,6 +102,10 @@ def test_the_logs_of_each_worker(group: Cloud):
     said = group("logs", "t", "--worker", "4")
     assert said.code == 1
     assert "has no worker 4: expected 0 to 3" in said.err
+    group.wait(
+        lambda: sorted(ok(group("logs", "t", "--all")).out.splitlines()) == [f"{n}: I am {n}" for n in range(4)],
+        "the logs of all workers",
+    )
 
 
 # --- taken back, broken, unreachable

@@ -172,11 +172,11 @@ class Cluster:
         with self.world.store.lock:
             self.world.store.delete(resource, self._space(resource), name, grace_s=None, policy="Background")
 
-    def claim(self, name: str) -> Path:
+    def claim(self, name: str, mode: str = "ReadWriteMany") -> Path:
         """A bound claim; gives its directory."""
         with self.world.store.lock:
             if self.world.store.get(CLAIM, self.namespace, name) is None:
-                spec: Json = {"accessModes": ["ReadWriteMany"], "resources": {"requests": {"storage": "1Gi"}}}
+                spec: Json = {"accessModes": [mode], "resources": {"requests": {"storage": "1Gi"}}}
                 status = self.world.provision(name, spec)
                 self.world.store.create(
                     CLAIM, self.namespace, {"metadata": {"name": name}, "spec": spec, "status": status}

@@ -15,6 +15,9 @@ from tests.emulators.kube.kinds import NODE, POD
 from tests.emulators.kube.store import Change, Json, Store, stamp
 
 RUNC = "failed to create containerd task: failed to create shim task: OCI runtime create failed: runc create failed: "
+NO_HOST = (
+    'failed to pull and unpack image "{image}": failed to resolve reference "{image}": lookup {host}: no such host'
+)
 
 
 class Kubelets:
@@ -105,6 +108,8 @@ class Kubelets:
             self._created[uid] = time.monotonic()
             self._waiting(pod, "ContainerCreating", "")
             return False
+        if image.split("/")[0].endswith(".invalid"):  # a name that no resolver knows, by its definition
+            self.bad_images.setdefault(image, NO_HOST.format(image=image, host=image.split("/")[0]))
         if image in self.bad_images:
             if spec.get("imagePullPolicy") == "Never":
                 why = f'Container image "{image}" is not present with pull policy of Never'
