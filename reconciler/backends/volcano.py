@@ -294,7 +294,7 @@ class VolcanoBackend:
         if not runs:
             return {}
         try:
-            return space.reports(runs, only_running=True)
+            return space.written(runs, only_running=True).reports
         except ReconcilerError:
             return {}  # they run, as the API says; how far they have come is not known this time
 
@@ -341,14 +341,17 @@ class VolcanoBackend:
         if not gone:
             return found
         try:
-            written = space.reports([item.run for item in gone])
+            written, unread = space.written([item.run for item in gone])
         except ReconcilerError as error:
             why = f"its job is gone, and how it ended cannot be read from the claim: {_said(error)}"
             return found | {item.run.run_id: Sighting(item.run.run_id, Presence.UNKNOWN, error=why) for item in gone}
         for item in gone:
             run, name, report = item.run, self._name(item), written.get(item.run.run_id)
             job = space.kube.get(JOB, name)
-            if job is not None and _is_of(job, run):
+            if run.run_id in unread:
+                why = f"its job is gone, and how it ended cannot be read from the claim: {unread[run.run_id]}"
+                found[run.run_id] = Sighting(run.run_id, Presence.UNKNOWN, error=why)
+            elif job is not None and _is_of(job, run):
                 why = f"Volcano job {name} exists, and {namespace} does not list it yet"
                 found[run.run_id] = Sighting(run.run_id, Presence.UNKNOWN, error=why)
             elif report is None and self._waited_s(item) < LISTED_S:
