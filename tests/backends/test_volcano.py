@@ -562,6 +562,8 @@ def test_a_suspended_job_of_others_or_with_pods_is_left(bench: Bench):
     known = bench.start(bench.run(), phase="Aborted", pods="Running")
     assert bench.see(known).alive
     bench.backend.observe(Look())
+    assert bench.deleted() == []
+    bench.lose(known.run)
     theirs = bench.run("theirs", changes={"owner": "theirs"})
     bench.submit(theirs)
     elsewhere = bench.run("elsewhere", changes={"host": "other"})
@@ -569,8 +571,9 @@ def test_a_suspended_job_of_others_or_with_pods_is_left(bench: Bench):
     for run in (theirs, elsewhere):
         bench.phase(run, "Aborted")
     bench.forget()
-    bench.backend.observe(Look())
-    assert bench.kube.changed == []
+    for backend in (bench.backend, bench.open(owner="")):
+        backend.observe(Look())
+    assert bench.deleted() == []
 
 
 # --- nodes that do not answer
