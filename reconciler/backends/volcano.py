@@ -9,22 +9,24 @@ Volcano deletes them (ttlSecondsAfterFinished); the claim keeps records and logs
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 from reconciler.backends import kube_watch
-from reconciler.backends.kube_control import EVENT, JOB, POD, POD_GROUP, QUEUE, SECRET, Object
+from reconciler.backends.kube_control import EVENT, JOB, POD, POD_GROUP, QUEUE, SECRET, Kube, Made, Object
 from reconciler.backends.kube_watch import Source
 from reconciler.backends.node_call import NodeSettings, record_of
 from reconciler.backends.volcano_answers import event_of, group_of, job_of, pod_of, queue_of
+from reconciler.backends.volcano_helper import made_at
 from reconciler.backends.volcano_job import CONTAINER, Order, PodSite, order_of, owner_reference, with_secrets
 from reconciler.backends.volcano_marks import HELPER, OWNER, RUN, label_value, labels_of, object_name, run_of
 from reconciler.backends.volcano_sight import Limits, Scene, Seen, ending, handle_of, is_unclear, sight, vanished
 from reconciler.backends.volcano_space import Space
 from reconciler.core.cause import Cause
-from reconciler.core.errors import AccessRefused, OutcomeUnknown, ReconcilerError, Rejected, Unreachable
+from reconciler.core.errors import AccessRefused, OutcomeUnknown, ReconcilerError, Rejected, Unparsable, Unreachable
 from reconciler.core.gangs import QueueRoom
 from reconciler.core.job import Json
 from reconciler.core.observation import Capacity, Census, Presence, Report, ReportStatus, Sighting
@@ -46,6 +48,14 @@ from reconciler.core.volcano import Pod, VcJob, VcQueueState
 LOG_BYTES_MAX = 64 << 20
 # How long part of a gang may run on after another part's end: then Volcano is not doing what its policies say.
 BROKEN_S = 120.0
+# How long after its create a job that no list shows may be one that is not shown yet (seconds): some servers answer from a copy.
+LISTED_S = 120.0
+# How old a Secret without a job must be before it is nobody's (seconds): its create may be on its way. Clocks differ by less.
+ORPHAN_S = 600.0
+# What a namespace or cluster lacks for now, in kube_refusals' and the server's words: the same object may be taken later.
+_FOR_NOW = re.compile(
+    r"exceeded quota|failed quota|must specify .* for|being terminated|there is no namespace|does not know Volcano|not installed"
+)
 # What a run is told on the claim before its job is deleted, so that its own last record says why.
 _TELL = '[ -d "$1" ] || exit 0; printf %s "$2" >"$1/.request.new" && mv "$1/.request.new" "$1/request"'
 # Reasons that a node knows. Whatever else ends a run, its record says that it was replaced.
@@ -113,10 +123,11 @@ class VolcanoBackend:
         for item in submissions:
             try:
                 results[item.run.run_id] = self._submit(item)
-            except OutcomeUnknown:
+            except (OutcomeUnknown, Unparsable):
                 continue  # only a list tells
             except Rejected as error:
-                results[item.run.run_id] = Declined("refused", _said(error), final=True)
+                for_good = not _FOR_NOW.search(error.message)
+                results[item.run.run_id] = Declined("refused", _said(error), final=for_good)
             except (AccessRefused, Unreachable) as error:
                 results[item.run.run_id] = Declined("unreachable", _said(error))
         return results
@@ -129,7 +140,13 @@ class VolcanoBackend:
                 "refused", f"{run.host} has no image: write `image` into its entry of the inventory", final=True
             )
         space = self._space(order.namespace)
-        missing = self._bring(space, item)
+        try:
+            missing = self._bring(space, item)
+        except (OutcomeUnknown, Unparsable):
+            raise
+        except ReconcilerError as error:
+            # The claim, or the helper that reaches it, is in the way: that is no fault of this run's, and nothing was done.
+            return Declined("unreachable", _said(error))
         if missing:
             self._lacking.add(order.namespace)
             return Declined("missing", f"{missing} is not on the claim")
@@ -144,7 +161,14 @@ class VolcanoBackend:
                     "claimed", f"{order.namespace} has a Secret {order.name} that was not made for this run"
                 )
             job = kube.create(JOB, order.job)
-        except (Rejected, AccessRefused, Unreachable):
+        except Rejected:
+            # The server judges an object before it sees that it has one of this name: what was taken before may be refused now.
+            there = kube.get(JOB, order.name) if made.repeated else None
+            if there is None or not _is_of(there, run):
+                self._drop_secret(space, order.name, made.object)
+                raise
+            job = Made(there, repeated=True)
+        except (AccessRefused, Unreachable):
             if not made.repeated:
                 self._drop_secret(space, order.name, made.object)
             raise
@@ -232,10 +256,12 @@ class VolcanoBackend:
         pods = [pod_of(each) for each in space.kube.list(POD, labels=owner).objects]
         helpers = [each for each in objects if HELPER in _texts(each, "labels")]
         jobs = [job_of(each) for each in objects if RUN in _texts(each, "labels")]
-        runs = {run.run_id: (run, job) for job in jobs if (run := run_of(job.labels, job.annotations)) is not None}
+        runs = {run.run_id: (run, job) for job in jobs if (run := _run_of(job)) is not None}
         ours = {run_id for run_id, (run, _) in runs.items() if run.host == self._settings.name or run_id in known}
         space.running = [pod.name for pod in pods if _can_be_asked(pod)]
         self._tidy(space, helpers, jobs)
+        if not everybodys:
+            self._end_suspended(space, [pair for run_id, pair in runs.items() if run_id not in known], pods)
         scene = self._scene(space, jobs, pods)
         written = self._written(
             space, [run for run_id, (run, job) in runs.items() if run_id in ours and not job.finished]
@@ -263,19 +289,16 @@ class VolcanoBackend:
         unclear = [job for job in jobs if is_unclear(job, pods)]
         if not unclear:
             return Scene(jobs, pods)
-        groups = [group_of(each) for each in space.kube.list(POD_GROUP).objects]
-        events = [event_of(each) for each in space.kube.list(EVENT).objects]
-        try:
-            queues = {queue.name: queue for queue in map(queue_of, space.kube.list(QUEUE).objects)}
-        except AccessRefused:
-            queues = {}  # a user of one namespace may not look at what belongs to the cluster: less can be explained
+        groups = [group_of(each) for each in _shown(space, POD_GROUP)]
+        events = [event_of(each) for each in _shown(space, EVENT)]
+        queues = {queue.name: queue for queue in map(queue_of, _shown(space, QUEUE))}
         return Scene(jobs, pods, {group.owner_uid: group for group in groups}, events, queues)
 
     def _written(self, space: Space, runs: Sequence[Run]) -> Mapping[str, Report]:
         if not runs:
             return {}
         try:
-            return space.reports(runs, only_running=True)
+            return space.written(runs, only_running=True).reports
         except ReconcilerError:
             return {}  # they run, as the API says; how far they have come is not known this time
 
@@ -303,12 +326,16 @@ class VolcanoBackend:
     def _missing(
         self, space: Space, items: Sequence[Known], pods: Sequence[Pod], namespace: str
     ) -> dict[str, Sighting]:
-        """Runs without a job. Their pods may still end; then, unless we deleted it, what it wrote says how it ended."""
+        """Runs that no job of the list is for. Their pods may still end; then, unless we deleted it, what it wrote says how it
+        ended.
+
+        A list may be older than the create: a job of which nothing is known but that it was made is asked for by its name, and
+        for LISTED_S even that proves nothing. What a run wrote on the claim proves that its job was there."""
         found: dict[str, Sighting] = {}
         gone: list[Known] = []
         for item in items:
             run, run_id = item.run, item.run.run_id
-            left = [pod for pod in pods if pod.labels.get(RUN) == label_value(run_id) and not pod.over]
+            left = [pod for pod in pods if _belongs(pod, run) and not pod.over]
             if left:
                 found[run_id] = self._settled(run_id, ending(run, left, namespace, self._name(item)))
             elif item.handle is None or run_id in self._ended:
@@ -318,13 +345,42 @@ class VolcanoBackend:
         if not gone:
             return found
         try:
-            written = space.reports([item.run for item in gone])
+            written, unread = space.written([item.run for item in gone])
         except ReconcilerError as error:
             why = f"its job is gone, and how it ended cannot be read from the claim: {_said(error)}"
             return found | {item.run.run_id: Sighting(item.run.run_id, Presence.UNKNOWN, error=why) for item in gone}
-        return found | {
-            item.run.run_id: vanished(item.run, self._name(item), written.get(item.run.run_id)) for item in gone
-        }
+        for item in gone:
+            run, name, report = item.run, self._name(item), written.get(item.run.run_id)
+            job = space.kube.get(JOB, name)
+            if run.run_id in unread:
+                why = f"its job is gone, and how it ended cannot be read from the claim: {unread[run.run_id]}"
+                found[run.run_id] = Sighting(run.run_id, Presence.UNKNOWN, error=why)
+            elif job is not None and _is_of(job, run):
+                why = f"Volcano job {name} exists, and {namespace} does not list it yet"
+                found[run.run_id] = Sighting(run.run_id, Presence.UNKNOWN, error=why)
+            elif report is None and self._waited_s(item) < LISTED_S:
+                why = f"Volcano job {name} was made a moment ago, and {namespace} does not list it yet"
+                found[run.run_id] = Sighting(run.run_id, Presence.UNKNOWN, error=why)
+            else:
+                found[run.run_id] = vanished(run, name, report)
+        return found
+
+    def _end_suspended(self, space: Space, unminded: Sequence[tuple[Run, VcJob]], pods: Sequence[Pod]) -> None:
+        """A job that somebody suspended (Volcano: Aborted) has ended for us: its pods were killed, and a pod that a resume brings
+        refuses to run what has run. Nobody else ever deletes it, for Volcano waits for the resume; so it goes, with its Secret,
+        once its run is not minded any more. On the claim stays what it wrote."""
+        for run, job in unminded:
+            ours = run.host == self._settings.name and run.owner == self._owner
+            if (
+                ours
+                and job.suspended
+                and not job.deleting
+                and not any(_belongs(pod, run) and not pod.over for pod in pods)
+            ):
+                try:
+                    space.kube.delete(JOB, job.name, uid=job.uid)
+                except ReconcilerError:
+                    pass  # the next look tries again
 
     def _tidy(self, space: Space, helpers: Sequence[Object], jobs: Sequence[VcJob]) -> None:
         """What a killed process left behind: helpers, and Secrets whose job was never created. Once per process and namespace."""
@@ -338,18 +394,21 @@ class VolcanoBackend:
         try:
             found = space.kube.list(SECRET, labels={OWNER: label_value(self._owner), RUN: ""}).objects
             by_name = {job.name: job for job in jobs}
+            young = False
             for secret in found:
                 metadata = secret["metadata"]
                 name = str(metadata["name"])
                 if metadata.get("ownerReferences"):
                     continue
                 job = by_name.get(name)
-                if job is None:
+                if job is None and self._now() - made_at(secret) < ORPHAN_S:
+                    young = True  # another process may be about to create its job
+                elif job is None:
                     space.kube.delete(SECRET, name, uid=str(metadata["uid"]))
                 else:
                     owner = owner_reference({"metadata": {"name": job.name, "uid": job.uid}})
                     space.kube.patch(SECRET, name, {"metadata": {"ownerReferences": [owner]}})
-            space.swept = True
+            space.swept = not young
         except ReconcilerError:
             pass  # the next look tries again
 
@@ -390,7 +449,7 @@ class VolcanoBackend:
             if not _is_of(found, run):
                 raise Rejected(f"Volcano job {name} in {namespace} was not made for this attempt: it is left alone")
             if job.finished and not any(not pod.over for pod in pods):
-                return "already ended"
+                return told
             if not force and not job.deleting:
                 self._tell(space, pods, run, reason, grace_s)
             if not job.deleting and space.kube.delete(JOB, name, uid=job.uid):
@@ -425,7 +484,8 @@ class VolcanoBackend:
         pod = next((pod for pod in pods if pod.index == since.worker), None)
         if pod is not None and not space.running:
             data = space.kube.logs(pod.name, container=CONTAINER, size_max=LOG_BYTES_MAX)
-            if data is not None:
+            # A node keeps the last part of a long output only: what lies beyond it is on the claim.
+            if data is not None and since.offset <= len(data):
                 return _piece(data, since)
         return space.logs(known, since)
 
@@ -450,7 +510,7 @@ class VolcanoBackend:
         return self._spaces[namespace]
 
     def _pods(self, space: Space, run: Run) -> list[Pod]:
-        listed = space.kube.list(POD, labels={RUN: labels_of(run)[RUN]}).objects
+        listed = space.kube.list(POD, labels=labels_of(run)).objects
         return sorted((pod_of(each) for each in listed), key=lambda pod: (pod.index is None, pod.index or 0))
 
     def _where(self, run: Run, handle: Handle | None) -> str:
@@ -471,6 +531,24 @@ class VolcanoBackend:
 
 def _can_be_asked(pod: Pod) -> bool:
     return pod.began and pod.phase == "Running" and not pod.deleting and not pod.node_lost and HELPER not in pod.labels
+
+
+def _run_of(job: VcJob) -> Run | None:
+    """The run that a job was made for. A copy that somebody made under another name carries our marks, and is none of ours."""
+    run = run_of(job.labels, job.annotations)
+    return run if run is not None and job.name == object_name(run.run_id) else None
+
+
+def _belongs(pod: Pod, run: Run) -> bool:
+    return labels_of(run).items() <= pod.labels.items()
+
+
+def _shown(space: Space, kind: Kind) -> Sequence[Object]:
+    """All of a kind that only explains how things stand: whoever may not see it gets to know less."""
+    try:
+        return space.kube.list(kind).objects
+    except AccessRefused:
+        return ()
 
 
 def _is_of(found: Object, run: Run) -> bool:

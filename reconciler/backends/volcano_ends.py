@@ -341,8 +341,8 @@ def _survived(pod: Pod) -> bool:
 def _deleted(job: VcJob, own: Sequence[Pod], said: Sequence[Event]) -> _Verdict | None:
     """Every pod that is gone was stopped in the orderly way, and nothing of the cluster's is known to have done it.
 
-    Its place was taken away: a drained node leaves no more than that, and it is not told from a person who deletes a pod.
-    Who wants the run to end deletes its job.
+    Its place was taken away: a drained node leaves no more than that, and it is not told from a person who deletes a pod. Who
+    wants the run to end deletes its job.
     """
     left = {pod.name for pod in own}
     gone = pod_names(job) - left

@@ -192,7 +192,7 @@ class Helper:
                 continue
             if not name or name == self._name or not _uid(job):
                 continue
-            age_s = self._now() - _made_at(job)
+            age_s = self._now() - made_at(job)
             if (labels[HELPER] == self.wish.host and self._ours(job)) or age_s > _LEFTOVER_S:
                 self._kube.delete(JOB, name, uid=_uid(job))
                 deleted.append(name)
@@ -335,9 +335,9 @@ def _uid(thing: Object) -> str:
     return str((thing.get("metadata") or {}).get("uid") or "")
 
 
-def _made_at(job: Object) -> float:
+def made_at(thing: Object) -> float:
     """Seconds since 1970; the far future where the server's word is none, so that nothing is old by mistake."""
     try:
-        return datetime.datetime.fromisoformat(str(job["metadata"]["creationTimestamp"])).timestamp()
+        return datetime.datetime.fromisoformat(str(thing["metadata"]["creationTimestamp"])).timestamp()
     except (KeyError, ValueError):
         return float("inf")

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from reconciler.backends.kube_control import JOB, SECRET
-from reconciler.backends.volcano_marks import TASK, annotations_of, labels_of, object_name
+from reconciler.backends.volcano_marks import OURS, TASK, annotations_of, labels_of, object_name
 from reconciler.core.errors import Rejected
 from reconciler.core.job import JobSpec, Json
 from reconciler.core.run import Run
@@ -90,6 +90,12 @@ def order_of(run: Run, spec: JobSpec, site: PodSite, record: Mapping[str, Json],
     priority = given.priority_class or site.priority_class
     labels = {**site.labels, **given.labels, **labels_of(run)}
     annotations = {**site.annotations, **given.annotations}
+    ours = sorted(key for key in (*site.labels, *given.labels, *annotations) if key.startswith(OURS))
+    if ours:
+        raise Rejected(
+            f"{run.job}: the label or annotation {ours[0]!r} cannot be given: {OURS!r} begins the marks of our own objects",
+            hint="Choose another name in volcano.labels or volcano.annotations, of the job or of its host.",
+        )
     marks = annotations_of(run)
     size = sum(len(text.encode()) for text in marks.values())
     if size > _ANNOTATION_BYTES_MAX:

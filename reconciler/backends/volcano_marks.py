@@ -13,6 +13,7 @@ from collections.abc import Mapping
 
 from reconciler.core.run import Run, run_from_json
 
+OURS = "reconciler/"
 OWNER, RUN, HOST, HELPER = "reconciler/owner", "reconciler/run", "reconciler/host", "reconciler/helper"
 TASK = "worker"
 # A pod is called JOB-worker-N, which is its host name, too: at most 63 characters, of which N may take five.

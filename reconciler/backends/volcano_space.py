@@ -7,7 +7,7 @@ what lies there); a helper is made for what it must not be burdened with (code o
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from reconciler.backends.kube_control import Kube
 from reconciler.backends.node_answers import Answer, report_of, run_of
@@ -22,7 +22,16 @@ from reconciler.core.transport import Command, Transport
 _T = TypeVar("_T")
 
 ASK_S = 30.0
+# The runtime's words for a run that was claimed, and ended before it had a record (runtime/observe.py).
+_BARELY = "is not whole"
 _MISSING = 'for f do [ -e "$f" ] || printf "%s\\n" "$f"; done'
+
+
+class Written(NamedTuple):
+    """What runs wrote on the claim, and why it cannot be read of some, by run id. A run that wrote nothing is in neither."""
+
+    reports: Mapping[str, Report]
+    unread: Mapping[str, str]
 
 
 class Space:
@@ -64,28 +73,33 @@ class Space:
         """Bring the runtime to the claim. Raises what that raises."""
         self._install(self.helper.open())
 
-    def reports(self, runs: Sequence[Run], *, only_running: bool = False) -> Mapping[str, Report]:
-        """What the runs have written on the claim, by run id; one that wrote nothing, or what cannot be read, is not there.
-        `only_running`: make no helper for it. Raises what asking raises."""
+    def written(self, runs: Sequence[Run], *, only_running: bool = False) -> Written:
+        """The last record of each run. `only_running`: make no helper for it. Raises what asking raises."""
         paths = self._settings.paths
         known = [
             {"run_id": run.run_id, "status_dir": paths.status_dir(run), "settled": True, "brief": True} for run in runs
         ]
         if only_running and not self.running:
-            return {}
+            return Written({}, {})
         answer = self._observe({"known": known, "status_roots": [], "scan": False}, only_running=only_running)
         found: dict[str, Report] = {}
+        unread: dict[str, str] = {}
         for line in answer.lines:
             data = line.get("sighting")
-            if not isinstance(data, dict) or data.get("state") != "present" or data.get("error"):
+            if not isinstance(data, dict):
                 continue
-            try:
-                report = report_of(data)
-            except (KeyError, TypeError, ValueError):
-                continue
-            if report is not None:
-                found[str(data.get("run_id"))] = report
-        return found
+            run_id, error = str(data.get("run_id")), data.get("error")
+            if error and not str(error).endswith(_BARELY):
+                unread[run_id] = str(error)
+            elif not error and data.get("state") == "present":
+                try:
+                    report = report_of(data)
+                except (KeyError, TypeError, ValueError) as problem:
+                    unread[run_id] = f"its metadata.json cannot be read: {problem}"
+                    continue
+                if report is not None:
+                    found[run_id] = report
+        return Written(found, unread)
 
     def scan(self, host: str) -> Mapping[str, tuple[Run, Report | None]]:
         """The newest run of every job that this host ever had on the claim. Raises what asking raises, and Unparsable where not
