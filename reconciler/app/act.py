@@ -113,7 +113,8 @@ def act(
                     lines.append((action.job, Deferred(ready.message, ports.clock.now() + wait_s)))
                     note(Done(action, False, str(ready)))
                     continue
-                lines.append((action.job, Launching(ready.run, action.verb is Verb.REQUEUE)))
+                price = start.placement.price_per_hour if start.placement is not None else None
+                lines.append((action.job, Launching(ready.run, action.verb is Verb.REQUEUE, price)))
                 work.setdefault(ready.run.host, _HostWork()).starts.append(ready)
             case Stop() as stop:
                 # A stray is not the run that memory minds: its intent is journaled and changes nothing there.

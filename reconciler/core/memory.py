@@ -37,6 +37,7 @@ class Memory:
     adopted, which may be another repository's, until a launch of ours follows it. `released`: a person, or spec.deletion, let its
     run go on unminded. `cancelled_for` is the (digest, generation) that a cancel by request is about. `cost`: of all
     machines that were rented for it and are deleted. `billed` is the newest of them, and what of `cost` is its.
+    `approved`: the highest price per hour that somebody said yes to for this digest and generation, by host.
     """
 
     job: JobKey
@@ -65,6 +66,7 @@ class Memory:
     cancelled_for: tuple[str, int] | None = None
     cost: float = 0.0
     billed: tuple[str, float] | None = None
+    approved: Mapping[str, float] = field(default_factory=dict, hash=False)
 
     @property
     def blank(self) -> bool:
@@ -77,10 +79,12 @@ class Memory:
 
 @dataclass(frozen=True, slots=True)
 class Launching:
-    """Intent to submit `run`. Written and durable before the submit."""
+    """Intent to submit `run`. Written and durable before the submit. `price_per_hour`: of the machine that is rented for it,
+    which somebody has said yes to, 0 where it is not known; None where none is rented anew."""
 
     run: Run
     requeue: bool
+    price_per_hour: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,6 +248,7 @@ def fold(memory: Memory, line: Line, at: float) -> Memory:
                 pin=run.commit,
                 pin_for=(run.digest, run.generation),
                 released=False,
+                approved=_approved(memory, run, line.price_per_hour),
             )
         case Adopted(run=run, handle=handle):
             return replace(
@@ -263,6 +268,7 @@ def fold(memory: Memory, line: Line, at: float) -> Memory:
                 pin_for=(run.digest, run.generation),
                 heir_of=run.owner,
                 released=False,
+                approved=_approved(memory, run, None),
             )
         case Requested(what=what):
             return replace(
@@ -273,6 +279,7 @@ def fold(memory: Memory, line: Line, at: float) -> Memory:
                 not_before=0.0 if what == "resume" else memory.not_before,
                 unlucky=0 if what == "resume" else memory.unlucky,
                 tombstone=None if what == "resume" and _was_cancelled(memory) else memory.tombstone,
+                approved={} if what == "cancel" else memory.approved,
             )
         case Deferred(message=message, not_before=not_before):
             return replace(memory, unlucky=memory.unlucky + 1, not_before=not_before, last_end=message)
@@ -355,6 +362,14 @@ def _without_run(memory: Memory) -> Memory:
 
 def _same_work(memory: Memory, run: Run) -> bool:
     return memory.pin_for == (run.digest, run.generation)
+
+
+def _approved(memory: Memory, run: Run, price_per_hour: float | None) -> Mapping[str, float]:
+    """The prices that are said yes to, with one more. Other work starts without any."""
+    had = memory.approved if _same_work(memory, run) else {}
+    if price_per_hour is None:
+        return had
+    return {**had, run.host: max(had.get(run.host, 0.0), price_per_hour)}
 
 
 def _was_cancelled(memory: Memory) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from reconciler.core.actions import Action, Release, Start, Verb, Verdict, View
 from reconciler.core.cause import Cause
-from reconciler.core.cost import Spending, over, spending
+from reconciler.core.cost import Spending, over, spending, was_approved
 from reconciler.core.decide import Decode, Tended, is_readable, launch, rest, tend, wait
 from reconciler.core.errors import Problem
 from reconciler.core.inventory import Limits
@@ -340,13 +340,15 @@ def _begin(
         too_much = over(world.limits, spent, found)
         if too_much is not None:
             return wait(memory, desired, "OverLimit", too_much[0], held=too_much[1])
-    if found.price_per_hour is not None and not world.approved:
+    if found.price_per_hour is not None and not world.approved and not was_approved(memory, desired, found):
         costs = (
             f"costs {found.price_per_hour:.2f} an hour"
             if found.price_per_hour
             else "costs money (its price is not known)"
         )
-        message = f"{found.host} {costs} and nobody has said yes: `reconciler apply`, or approve: auto in the inventory"
+        before = memory.approved.get(found.host) if memory.pin_for == (desired.digest, desired.generation) else None
+        said = "nobody has said yes" if not before else f"the yes that was said is for {before:.2f}"
+        message = f"{found.host} {costs} and {said}: `reconciler apply`, or approve: auto in the inventory"
         return wait(memory, desired, "NeedsApproval", message, held=True)
     return launch(memory, desired, found)
 

@@ -34,8 +34,10 @@ def dump_line(line: Line) -> tuple[str, str]:
     """(kind, JSON body) of a journal line."""
     body: dict[str, Any]
     match line:
-        case Launching(run, requeue):
+        case Launching(run, requeue, price):
             body = {"run": run.to_json(), "requeue": requeue}
+            if price is not None:
+                body["price_per_hour"] = price
         case Launched(run_id, handle, adopted):
             body = {"run_id": run_id, "handle": _handle(handle), "adopted": adopted}
         case Refused(run_id, message, not_before):
@@ -77,7 +79,7 @@ def load_line(kind: str, text: str) -> Line:
     body = json.loads(text)
     match kind:
         case "Launching":
-            return Launching(run_from_json(body["run"]), body["requeue"])
+            return Launching(run_from_json(body["run"]), body["requeue"], body.get("price_per_hour"))
         case "Launched":
             return Launched(body["run_id"], _unhandle(body["handle"]), body["adopted"])
         case "Refused":
@@ -154,6 +156,7 @@ def dump_memory(memory: Memory) -> str:
         "heir_of",
         "released",
         "cost",
+        "approved",
     ):
         value = getattr(memory, name)
         if value:
@@ -200,6 +203,7 @@ def load_memory(job: JobKey, text: str) -> Memory:
         cancelled_for=(cancelled[0], cancelled[1]) if (cancelled := body.get("cancelled_for")) else None,
         pin_for=(pin_for[0], pin_for[1]) if pin_for else None,
         cost=body.get("cost", 0.0),
+        approved=body.get("approved", {}),
         billed=(body["billed"][0], body["billed"][1]) if "billed" in body else None,
     )
 

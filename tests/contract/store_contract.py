@@ -123,7 +123,7 @@ class StoreContract:
 
         run = run_of(job(env={"A": "\u00e4 '\"\\ $(x)\n"}), gpus=("GPU-1",))
         kinds = [
-            m.Launching(run, True),
+            m.Launching(run, True, 12.5),
             m.Launched(run.run_id, handle_of(run), adopted=True),
             m.Edited(run.run_id, run),
             m.Unsettled(run.run_id, "cut"),

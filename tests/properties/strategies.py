@@ -208,7 +208,7 @@ def make_line(dice: Dice, name: str = "a") -> Line:
     """Any line, about any run of the job."""
     run = make_run(dice, name)
     makers: tuple[Callable[[], Line], ...] = (
-        lambda: Launching(run, dice.pick(False, True)),
+        lambda: Launching(run, dice.pick(False, True), dice.pick(None, 0.0, 12.5)),
         lambda: Launched(run.run_id, settled_handle(run), dice.pick(False, True)),
         lambda: Refused(run.run_id, dice.one_of(TEXTS), dice.one_of(TIMES)),
         lambda: Deferred(dice.one_of(TEXTS), dice.one_of(TIMES)),

@@ -174,6 +174,38 @@ def test_nothing_that_costs_is_made_without_a_yes(desk: TpuDesk):
     assert "12.88 an hour" in view.message
 
 
+def test_what_was_said_yes_to_once_goes_on_after_a_preemption_without_another_yes(desk: TpuDesk):
+    desk.want(FOR_EVER)
+    desk.settle(lambda: desk.phase() is Phase.RUNNING)
+    (name,) = desk.tpu.nodes()
+    desk.world.backend = desk.world.open()
+    desk.reconciler = desk.another(approved=False)  # `watch`, in another process
+    desk.lose(name)
+    desk.settle(lambda: desk.phase() is Phase.RUNNING)
+    assert desk.creates() == 2
+    assert {"attempt-2"} == {f"attempt-{view.attempt}" for view in desk.reconciler.look().plan.views}
+
+
+@pytest.mark.parametrize("change", ["price", "generation", "digest", "state"])
+def test_anything_else_than_what_was_said_yes_to_asks_again(desk: TpuDesk, change: str):
+    desk.want(FOR_EVER)
+    desk.settle(lambda: desk.phase() is Phase.RUNNING)
+    (name,) = desk.tpu.nodes()
+    if change == "state":
+        desk.forget_all()
+    options: dict[str, Any] = {"approved": False}
+    if change == "price":
+        desk.price_per_chip_hour = 3.3
+    desk.reconciler = desk.another(**options)
+    if change in ("generation", "digest"):
+        desk.want(FOR_EVER, **({"generation": 2} if change == "generation" else {"env": {"A": "b"}}))
+    else:
+        desk.lose(name)
+    desk.settle(lambda: [view.reason for view in desk.reconciler.look().plan.views] == ["NeedsApproval"])
+    assert not desk.tpu.nodes()
+    assert desk.creates() == 1
+
+
 @pytest.mark.parametrize(
     ("delete", "keep_s"), [(DeleteOn.FAILURE, 0.0), (DeleteOn.NEVER, 0.0), (DeleteOn.ALWAYS, 3600.0)]
 )
