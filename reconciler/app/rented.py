@@ -39,6 +39,7 @@ def rented_of(host: TpuHost) -> Rented:
         zones_of(host),
         host.max_nodes if host.per_run else 1,
         host.price_per_chip_hour,
+        host.cooldown_s,
     )
 
 

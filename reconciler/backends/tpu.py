@@ -208,7 +208,8 @@ class TpuBackend:
             words = {"capacity": "no capacity", "no-quota": "no quota at all", "invalid": "refused"}.get(
                 made.kind, made.kind
             )
-            return Declined(made.kind, f"{wish.zone}: {words}: {made.message}", final=made.final)
+            cause = CAUSES.get(made.kind)
+            return Declined(made.kind, f"{wish.zone}: {words}: {made.message}", final=made.final, cause=cause)
         if isinstance(made, Begun):
             queue = "asked for by a queued request" if wish.queued_s is not None else "being made"
             handle = self._handle(item.run, operation=made.operation)

@@ -11,6 +11,9 @@ from reconciler.core.names import JobKey
 from reconciler.core.phase import Phase
 from reconciler.core.run import Handle, Run
 
+# That a zone had no machine is of use to nobody after so long: a bound of what is kept, far above any `cooldown` in use.
+DRY_KEPT_S = 7 * 86_400.0
+
 
 @dataclass(frozen=True, slots=True)
 class Tombstone:
@@ -38,6 +41,7 @@ class Memory:
     run go on unminded. `cancelled_for` is the (digest, generation) that a cancel by request is about. `cost`: of all
     machines that were rented for it and are deleted. `billed` is the newest of them, and what of `cost` is its.
     `approved`: the highest price per hour that somebody said yes to for this digest and generation, by host.
+    `dry`: (host, zone, when) of the zones that had no machine for it, the last time that each was asked.
     """
 
     job: JobKey
@@ -67,11 +71,12 @@ class Memory:
     cost: float = 0.0
     billed: tuple[str, float] | None = None
     approved: Mapping[str, float] = field(default_factory=dict, hash=False)
+    dry: tuple[tuple[str, str, float], ...] = ()
 
     @property
     def blank(self) -> bool:
         """Nothing worth keeping is known."""
-        return self == Memory(self.job, attempt=self.attempt, cost=self.cost, billed=self.billed)
+        return self == Memory(self.job, attempt=self.attempt, cost=self.cost, billed=self.billed, dry=self.dry)
 
 
 # --- journal lines ----------------------------------------------------------------------------------------------------
@@ -98,11 +103,12 @@ class Launched:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """The submit definitely did not happen. `not_before` spaces out the next try; `final` holds the job for a person."""
+    """The submit definitely did not happen. `not_before` spaces out the next try. `cause` where it is known."""
 
     run_id: str
     message: str
     not_before: float
+    cause: Cause | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,7 +292,12 @@ def fold(memory: Memory, line: Line, at: float) -> Memory:
         case Forgotten():
             # The attempt number survives, so that a job which comes back never reuses a run id.
             return Memory(
-                memory.job, attempt=memory.attempt, released=line.released, cost=memory.cost, billed=memory.billed
+                memory.job,
+                attempt=memory.attempt,
+                released=line.released,
+                cost=memory.cost,
+                billed=memory.billed,
+                dry=memory.dry,
             )
         case Releasing():
             return memory
@@ -308,6 +319,7 @@ def fold(memory: Memory, line: Line, at: float) -> Memory:
                 last_end=message,
                 last_phase=Phase.PENDING,
                 last_host=memory.run.host,
+                dry=_dry(memory, memory.run, line.cause, at),
             )
         case Unsettled():
             # From now on nobody is at it any more: how long it may still start late counts from here.
@@ -341,6 +353,7 @@ def _ended(memory: Memory, run: Run, line: Ended, at: float) -> Memory:
         last_end=line.message,
         last_phase=line.phase,
         last_host=run.host,
+        dry=_dry(memory, run, line.cause, at),
         cancelled=False if tombstone else memory.cancelled,
     )
 
@@ -370,6 +383,15 @@ def _approved(memory: Memory, run: Run, price_per_hour: float | None) -> Mapping
     if price_per_hour is None:
         return had
     return {**had, run.host: max(had.get(run.host, 0.0), price_per_hour)}
+
+
+def _dry(memory: Memory, run: Run, cause: Cause | None, at: float) -> tuple[tuple[str, str, float], ...]:
+    """With the zone that had no machine for this run, where that is why it ended."""
+    zone = run.place.get("zone")
+    if cause is not Cause.CAPACITY or not isinstance(zone, str):
+        return memory.dry
+    others = (one for one in memory.dry if one[:2] != (run.host, zone) and at - one[2] < DRY_KEPT_S)
+    return (*others, (run.host, zone, at))
 
 
 def _was_cancelled(memory: Memory) -> bool:

@@ -260,8 +260,9 @@ def _settle(
                 verdicts[key] = Verdict(view, state.lines, state.action)
             else:
                 hungry.append((key, desired, state))
+    dry = _dry(world, tended) if hungry else {}
     for key, desired, state in sorted(hungry, key=lambda item: (-item[1].priority, item[0])):
-        verdict = _begin(world, desired, state.memory, tended, taken, spent)
+        verdict = _begin(world, desired, state.memory, tended, taken, spent, dry)
         # One effect per job and pass: an adoption or a stray's end comes first, the start in the next pass.
         action = state.action or verdict.action
         verdicts[key] = replace(verdict, lines=(*state.lines, *verdict.lines), action=action)
@@ -272,6 +273,19 @@ def _settle(
                 spent = spent if placement.price_per_hour is None else spent.with_one(placement)
                 taken.promise(placement.host, placement.machines)
     return verdicts
+
+
+def _dry(world: World, tended: Mapping[JobKey, Tended]) -> dict[tuple[str, str], float]:
+    """Until when each zone is passed over that had no machine for some job, by its host."""
+    waits_s = {view.name: view.rented.cooldown_s for view in world.hosts if view.rented is not None}
+    found: dict[tuple[str, str], float] = {}
+    if not any(waits_s.values()):
+        return found
+    for memory in (*world.memories.values(), *(state.memory for state in tended.values())):
+        for host, zone, at in memory.dry:
+            if host in waits_s:
+                found[host, zone] = max(found.get((host, zone), 0.0), at + waits_s[host])
+    return found
 
 
 def _unmanifested(world: World, key: JobKey, state: Tended) -> Verdict:
@@ -303,6 +317,7 @@ def _begin(
     tended: Mapping[JobKey, Tended],
     taken: Reservations,
     spent: Spending,
+    dry: Mapping[tuple[str, str], float],
 ) -> Verdict:
     blocked = _dependencies(world, desired, tended)
     if blocked is not None:
@@ -328,9 +343,13 @@ def _begin(
         spec.volcano,
         tries=memory.unlucky,
         zones=spec.tpu.zones,
+        dry=dry,
+        now=world.now,
     )
     if isinstance(found, Unplaceable):
-        verdict = wait(memory, desired, "Unplaceable", found.sentence, unplaceable=found, held=found.final)
+        verdict = wait(
+            memory, desired, "Unplaceable", found.sentence, unplaceable=found, held=found.final, next_try=found.until
+        )
         unknown = [host for host in found.blind if host in world.observation.censuses]
         if not unknown:
             return verdict

@@ -132,7 +132,7 @@ class StoreContract:
             m.Ended(
                 run.run_id, Phase.LOST, Cause.INFRASTRUCTURE, 137, "gone", requeue=True, lasted=False, not_before=5.5
             ),
-            m.Refused(run.run_id, "no", 3.0),
+            m.Refused(run.run_id, "no", 3.0, Cause.CAPACITY),
             m.Deferred("no archive", 4.0),
             m.Adopted(run, None),
             m.Requested("suspend", "weekend"),

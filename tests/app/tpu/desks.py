@@ -67,7 +67,7 @@ class TpuDesk:
         self.reconciler = self.another()
 
     def another(self, **options: Any) -> Reconciler:
-        rented = Rented("tpu-v4", 4, 8, (ZONE, OTHER), self.machines_max, self.price_per_chip_hour)
+        rented = Rented("tpu-v4", 4, 8, (ZONE, OTHER), self.machines_max, self.price_per_chip_hour, self.cooldown_s)
         view = HostView("pod", "tpu", "lab", {}, rented=rented)
         self.ports = self.desk.ports(
             hosts=(view,), backends=lambda name: self.world.backend, limits=self.limits, approve=self.approve

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -149,6 +150,46 @@ def test_without_capacity_the_next_zone_is_tried(desk: TpuDesk):
     assert list(desk.tpu.nodes(OTHER))
     assert not desk.tpu.nodes(ZONE)
     assert desk.creates() == 2
+
+
+def test_a_zone_without_capacity_is_passed_over_by_every_job_and_by_the_next_process(tmp_path, bundle, tpu):
+    desk = TpuDesk(tmp_path, bundle, tpu)
+    desk.machines_max, desk.cooldown_s = 2, 3600.0
+    desk.killed()
+    desk.tpu.fault("CreateNode", lro_error={"code": 8, "message": "There is no more capacity in the zone"})
+    desk.want(FOR_EVER, "first")
+    desk.settle(lambda: desk.phase() is Phase.RUNNING)
+    desk.killed()
+    two_jobs(desk)
+    desk.desk.manifests.pop(job("two").key)
+    desk.settle(lambda: desk.creates() == 3)
+    assert len(desk.tpu.nodes(OTHER)) == 2  # the other job never asked the first zone
+    assert not desk.tpu.nodes(ZONE)
+    desk.desk.manifests.pop(job("one").key)
+    desk.reconciler = desk.another(delete_allowed=1)
+    desk.settle(lambda: len(desk.tpu.nodes()) == 1)
+    finish(desk)
+
+
+def test_while_no_zone_has_capacity_a_job_waits_and_says_until_when(tmp_path, bundle, tpu):
+    desk = TpuDesk(tmp_path, bundle, tpu)
+    desk.cooldown_s = 1800.0
+    desk.killed()
+    desk.tpu.fault("CreateNode", status="RESOURCE_EXHAUSTED", message="There is no more capacity in the zone", times=2)
+    desk.want(FOR_EVER)
+    desk.settle(lambda: desk.phase() is Phase.PENDING and len(desk.tpu.calls("CreateNode")) == 2)
+    first = len(desk.tpu.calls("CreateNode"))
+    desk.tpu.advance(900)
+    desk.one_pass()
+    (view,) = desk.reconciler.look().plan.views
+    assert view.reason == "Unplaceable"
+    until = datetime.fromtimestamp(view.next_try, UTC).strftime("%H:%M:%S UTC")
+    assert f"had no capacity: {ZONE} until {until}, {OTHER} until " in view.message
+    assert desk.tpu.now < view.next_try < desk.tpu.now + 1800
+    assert len(desk.tpu.calls("CreateNode")) == first == 2
+    desk.tpu.advance(view.next_try - desk.tpu.now)
+    desk.settle(lambda: desk.phase() is Phase.RUNNING)
+    finish(desk)
 
 
 def test_a_vm_that_never_comes_is_given_up_and_deleted(tmp_path, bundle, tpu):
