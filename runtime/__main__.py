@@ -9,7 +9,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Dict, List
 
-VERBS = ("launch", "observe", "cancel", "logs", "clean", "enqueue", "withdraw", "dequeue")
+VERBS = ("launch", "observe", "cancel", "logs", "clean", "enqueue", "withdraw", "dequeue", "guard")
 # What a batch script calls on the machines it was given; these take the run's directory as an argument.
 STEPS = ("begin", "work", "end")
 
@@ -56,6 +56,8 @@ def _serve(verb: str, document: Dict[str, Any]) -> None:
         from runtime.enqueue import enqueue as serve  # noqa: PLC0415
     elif verb == "withdraw":
         from runtime.enqueue import withdraw as serve  # noqa: PLC0415
+    elif verb == "guard":
+        from runtime.guard import guard as serve  # noqa: PLC0415
     elif verb == "dequeue":
         from runtime.dequeue import dequeue as serve  # noqa: PLC0415
     else:

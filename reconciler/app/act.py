@@ -62,6 +62,7 @@ class _Ready:
     chip: str | None
     heir_of: str
     again: bool = False
+    machine: Machine | None = None
     sweep: str = ""
     parallel: int | None = None
 
@@ -113,7 +114,8 @@ def act(
                     lines.append((action.job, Deferred(ready.message, ports.clock.now() + wait_s)))
                     note(Done(action, False, str(ready)))
                     continue
-                lines.append((action.job, Launching(ready.run, action.verb is Verb.REQUEUE)))
+                price = start.placement.price_per_hour if start.placement is not None else None
+                lines.append((action.job, Launching(ready.run, action.verb is Verb.REQUEUE, price)))
                 work.setdefault(ready.run.host, _HostWork()).starts.append(ready)
             case Stop() as stop:
                 # A stray is not the run that memory minds: its intent is journaled and changes nothing there.
@@ -178,7 +180,8 @@ def _prepare(
     memory = memories.get(action.job) or Memory(action.job)
     if start.again is not None:
         chip = spec.request.chip
-        return _Ready(action, start.again, spec, package, secrets, chip, memory.heir_of, True, *_sweep(wanted))
+        again = _Ready(action, start.again, spec, package, secrets, chip, memory.heir_of, True)
+        return replace(again, machine=start.machine, sweep=wanted.sweep, parallel=wanted.parallel)
     assert start.placement is not None
     same = memory.pin_for == (wanted.digest, wanted.generation)
     run = Run(
@@ -199,11 +202,9 @@ def _prepare(
         place=start.placement.place,
     )
     action, chip = replace(action, run_id=run.run_id), start.placement.chip
-    return _Ready(action, run, spec, package, secrets, chip, memory.heir_of, False, *_sweep(wanted))
-
-
-def _sweep(wanted: Desired) -> tuple[str, int | None]:
-    return wanted.sweep, wanted.parallel
+    return _Ready(
+        action, run, spec, package, secrets, chip, memory.heir_of, sweep=wanted.sweep, parallel=wanted.parallel
+    )
 
 
 _Result = Accepted | Declined | ReconcilerError
@@ -327,11 +328,11 @@ def _settle(
                 items.append(
                     Done(ready.action, False, f"{message}. It is not tried again until spec.generation is raised")
                 )
-            case Declined(reason, message) if reason not in (_UNDELIVERED, "missing") or not ready.again:
+            case Declined(reason, message, _, cause) if _is_settled(ready, reason):
                 if reason in ("fenced", "claimed", "alive"):
                     # The host knows an attempt that we do not: look at everything there before trying again.
                     rescan = True
-                lines.append((run.job, Refused(run.run_id, message, _next_try(run, desired, memories, ports))))
+                lines.append((run.job, Refused(run.run_id, message, _next_try(run, desired, memories, ports), cause)))
                 items.append(Done(ready.action, False, message))
             case ReconcilerError() as error if error.retry is not Retry.AFTER_LOOKING and not ready.again:
                 lines.append((run.job, Refused(run.run_id, error.message, _next_try(run, desired, memories, ports))))
@@ -343,6 +344,15 @@ def _settle(
                 lines.append((run.job, Unsettled(run.run_id, said)))
                 items.append(Done(ready.action, False, f"{said}; whether it started is seen at the next pass"))
     return lines, items, rescan
+
+
+def _is_settled(ready: _Ready, reason: str) -> bool:
+    """Does this refusal say that the run did not start, and never will?"""
+    if not ready.again:
+        return True
+    # Code that is missing right after it was brought: on a machine of its own nothing else can start the run, and the machine
+    # goes with whatever has begun on it. It costs, so that it is not asked the same at every pass.
+    return reason != _UNDELIVERED and (reason != "missing" or ready.machine is not None)
 
 
 def _bill(machine: Machine, ports: Ports) -> Billed:

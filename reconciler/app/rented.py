@@ -39,6 +39,7 @@ def rented_of(host: TpuHost) -> Rented:
         zones_of(host),
         host.max_nodes if host.per_run else 1,
         host.price_per_chip_hour,
+        host.cooldown_s,
     )
 
 
@@ -85,6 +86,7 @@ def open_tpu(
         capacity_s=host.capacity_timeout_s,
         boot_s=host.boot_timeout_s,
         heirs_of=_heirs_of(host, inventory),
+        self_delete=host.self_delete,
         keys=_public_key(host, user),
     )
     return TpuBackend(

@@ -17,6 +17,7 @@ from reconciler.backends.gang import gang_of
 from reconciler.backends.node_call import NodeSettings, record_of
 from reconciler.backends.tpu_control import Control
 from reconciler.backends.tpu_marks import (
+    RUN,
     is_anothers,
     is_of,
     labels_of,
@@ -63,6 +64,8 @@ from reconciler.core.transport import Transport
 # A create that was answered shows up in listings a moment later; seen missing before that, it proves nothing.
 LISTED_S = 120.0
 EVERY_ZONE = "-"
+# A VM that deletes itself leaves that to us for so long.
+SELF_DELETE_MARGIN_S = 900.0
 ASK_OPERATION_S = 60.0
 # Nobody wants to go on from where these end: a machine that does not answer is not waited for.
 _FOR_GOOD = frozenset({"cancelled", "deleted"})
@@ -92,6 +95,9 @@ class TpuSite:
     boot_s: float = 900.0
     heirs_of: Callable[[str], bool] = lambda _: False
     """Does this host also mind the VMs that were made by a host of this name, because the inventory has none of that name?"""
+    self_delete: bool = False
+    """Does a VM delete itself when nobody did so for `margin_s` after it was due?"""
+    margin_s: float = SELF_DELETE_MARGIN_S
     keys: str = ""
     """What `ssh-keys` of a new VM says: USER:KEY, "" to leave it to the project."""
 
@@ -208,7 +214,8 @@ class TpuBackend:
             words = {"capacity": "no capacity", "no-quota": "no quota at all", "invalid": "refused"}.get(
                 made.kind, made.kind
             )
-            return Declined(made.kind, f"{wish.zone}: {words}: {made.message}", final=made.final)
+            cause = CAUSES.get(made.kind)
+            return Declined(made.kind, f"{wish.zone}: {words}: {made.message}", final=made.final, cause=cause)
         if isinstance(made, Begun):
             queue = "asked for by a queued request" if wish.queued_s is not None else "being made"
             handle = self._handle(item.run, operation=made.operation)
@@ -261,6 +268,8 @@ class TpuBackend:
         record = item.body["record"]
         assert isinstance(record, dict)
         secrets = {name: secret.reveal() for name, secret in item.secrets.items()}
+        # Before the run begins, so that no crash of ours leaves it out.
+        guarded = self._workers.guard(node, run, self._terms(node, run, record)) if self._site.self_delete else ""
         found = self._workers.launch(node, run, record, secrets)
         self._lacking.pop(run.run_id, None)
         if found.missing:
@@ -268,11 +277,29 @@ class TpuBackend:
             return Declined("missing", found.missing)
         # Any refusal leaves the VM to its run: the next pass tries again, until the time that it may take is over.
         words = f"started on {found.begun} of {found.count} workers of {node.name}"
-        words += f"; {'; '.join(found.told)}" if found.told else ""
+        words += "".join(f"; {said}" for said in (*found.told, guarded) if said)
         handle = self._handle(run, node)
         if found.begun == found.count:
             handle = _begun(handle)
         return Accepted(handle, repeated=found.repeated == found.count, words=words)
+
+    def _terms(self, node: TpuNode, run: Run, record: Mapping[str, Json]) -> dict[str, Json]:
+        """What a VM that deletes itself has to know."""
+        machine = machine_of(node, run, wait_s=None)
+        kept = machine.disposal
+        return {
+            "project": self._site.project,
+            "zone": node.zone,
+            "node": node.name,
+            "ident": node.ident,
+            "request": node.request,
+            "label": node.labels.get(RUN, ""),
+            "age_s": max(0.0, self._now() - machine.created_at) if machine.created_at else 0.0,
+            "disposal": {"delete": kept.delete.value, "keep_s": kept.keep_s, "ttl_s": kept.ttl_s},
+            "margin_s": self._site.margin_s,
+            "start_s": self._site.boot_s,
+            "grace_s": record["grace_s"],
+        }
 
     def lacking(self) -> Sequence[Transport]:
         """The workers on which submits since the last look found no code."""

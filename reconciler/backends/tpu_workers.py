@@ -105,6 +105,28 @@ class Workers:
                 found.told.append(f"worker {rank} did not answer for this run")
         return found
 
+    def guard(self, node: TpuNode, run: Run, terms: Mapping[str, Json]) -> str:
+        """Have the first machine see to the end of the VM should nobody else; what went wrong, "" for nothing. `terms`: what the
+        verb `guard` is told beside what lies where (docs/node-protocol.md)."""
+        try:
+            worker = self._of(node, 0)
+            paths = worker.settings.paths
+            others = [f"{paths.status}/.workers/{rank}" for rank in range(1, len(node.endpoints))]
+            own = paths.status_dir(run)
+            document = {
+                "version": 1,
+                **terms,
+                "run_id": run.run_id,
+                # Where the machines share their directories, the others' parts are seen too.
+                "status_dirs": [own, *(own.replace(paths.status, other, 1) for other in others)],
+                "status_roots": [paths.status, *others],
+                "lock": f"{paths.work}/.guard-{node.ident}",
+            }
+            worker.call("guard", document, deadline_s=LAUNCH_DEADLINE_S)
+        except ReconcilerError as error:
+            return f"the VM will not delete itself: {error.message}"
+        return ""
+
     def look(self, node: TpuNode, run: Run) -> list[Sighting]:
         """What each machine says of the run, by rank; UNKNOWN for one that cannot be asked."""
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 from reconciler.backends import kube_watch
-from reconciler.backends.kube_control import EVENT, JOB, POD, POD_GROUP, QUEUE, SECRET, Kube, Made, Object
+from reconciler.backends.kube_control import EVENT, JOB, POD, POD_GROUP, QUEUE, SECRET, Kind, Made, Object
 from reconciler.backends.kube_watch import Source
 from reconciler.backends.node_call import NodeSettings, record_of
 from reconciler.backends.volcano_answers import event_of, group_of, job_of, pod_of, queue_of

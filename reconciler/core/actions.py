@@ -29,12 +29,14 @@ class Verb(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Submit an attempt. `again` is the very run of an unsettled submit: same id, same token, so twice is once."""
+    """Submit an attempt. `again` is the very run of an unsettled submit: same id, same token, so twice is once. `machine` is the
+    one rented for it, where that is there already."""
 
     placement: Placement | None
     attempt: int
     pin: str | None
     again: Run | None = None
+    machine: Machine | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from reconciler.core.inventory import Limits
+from reconciler.core.job import Desired
 from reconciler.core.machine import Machine
 from reconciler.core.memory import Memory
 from reconciler.core.names import JobKey
@@ -96,6 +97,14 @@ def over(limits: Limits, before: Spending, placement: Placement) -> tuple[str, b
     if limits.max_cost_total is not None and before.total >= limits.max_cost_total:
         return f"limits.max_cost_total is {limits.max_cost_total:.2f}, and {before.total:.2f} are spent", True
     return None
+
+
+def was_approved(memory: Memory, desired: Desired, placement: Placement) -> bool:
+    """Did somebody say yes to this work on this host at this price or a higher one? So that what was lost goes on without
+    asking. A price that is not known is never that."""
+    if memory.pin_for != (desired.digest, desired.generation) or not placement.price_per_hour:
+        return False
+    return placement.price_per_hour <= memory.approved.get(placement.host, 0.0)
 
 
 def _said(name: str, limit: float, used: float, more: float) -> str:

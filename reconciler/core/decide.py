@@ -365,7 +365,7 @@ def _provision(memory: Memory, run: Run, seen: Sighting, machine: Machine, now: 
         return Verdict(_view(memory, run, Phase.PROVISIONING, "Provisioning", message, seen.report))
     verb = Verb.LAUNCH if run.attempt == 1 else Verb.REQUEUE
     message = f"{machine.shown} is {machine.words}: {seen.unfinished}"
-    effect = Start(None, run.attempt, run.commit, again=run)
+    effect = Start(None, run.attempt, run.commit, again=run, machine=machine)
     action = Action(verb, memory.job, "MachineReady", message, run.run_id, run.host, effect=effect)
     return Verdict(_view(memory, run, Phase.PROVISIONING, "MachineReady", message, seen.report), (), action)
 

@@ -190,6 +190,7 @@ class TpuHost:
     capacity_timeout_s: float = CAPACITY_TIMEOUT_S
     boot_timeout_s: float = BOOT_TIMEOUT_S
     cooldown_s: float = COOLDOWN_S
+    self_delete: bool = False
     network: str | None = None
     subnetwork: str | None = None
     service_account: str | None = None

@@ -11,6 +11,9 @@ from reconciler.core.names import JobKey
 from reconciler.core.phase import Phase
 from reconciler.core.run import Handle, Run
 
+# That a zone had no machine is of use to nobody after so long: a bound of what is kept, far above any `cooldown` in use.
+DRY_KEPT_S = 7 * 86_400.0
+
 
 @dataclass(frozen=True, slots=True)
 class Tombstone:
@@ -37,6 +40,8 @@ class Memory:
     adopted, which may be another repository's, until a launch of ours follows it. `released`: a person, or spec.deletion, let its
     run go on unminded. `cancelled_for` is the (digest, generation) that a cancel by request is about. `cost`: of all
     machines that were rented for it and are deleted. `billed` is the newest of them, and what of `cost` is its.
+    `approved`: the highest price per hour that somebody said yes to for this digest and generation, by host.
+    `dry`: (host, zone, when) of the zones that had no machine for it, the last time that each was asked.
     """
 
     job: JobKey
@@ -65,11 +70,13 @@ class Memory:
     cancelled_for: tuple[str, int] | None = None
     cost: float = 0.0
     billed: tuple[str, float] | None = None
+    approved: Mapping[str, float] = field(default_factory=dict, hash=False)
+    dry: tuple[tuple[str, str, float], ...] = ()
 
     @property
     def blank(self) -> bool:
         """Nothing worth keeping is known."""
-        return self == Memory(self.job, attempt=self.attempt, cost=self.cost, billed=self.billed)
+        return self == Memory(self.job, attempt=self.attempt, cost=self.cost, billed=self.billed, dry=self.dry)
 
 
 # --- journal lines ----------------------------------------------------------------------------------------------------
@@ -77,10 +84,12 @@ class Memory:
 
 @dataclass(frozen=True, slots=True)
 class Launching:
-    """Intent to submit `run`. Written and durable before the submit."""
+    """Intent to submit `run`. Written and durable before the submit. `price_per_hour`: of the machine that is rented for it,
+    which somebody has said yes to, 0 where it is not known; None where none is rented anew."""
 
     run: Run
     requeue: bool
+    price_per_hour: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,11 +103,12 @@ class Launched:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """The submit definitely did not happen. `not_before` spaces out the next try; `final` holds the job for a person."""
+    """The submit definitely did not happen. `not_before` spaces out the next try. `cause` where it is known."""
 
     run_id: str
     message: str
     not_before: float
+    cause: Cause | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,6 +254,7 @@ def fold(memory: Memory, line: Line, at: float) -> Memory:
                 pin=run.commit,
                 pin_for=(run.digest, run.generation),
                 released=False,
+                approved=_approved(memory, run, line.price_per_hour),
             )
         case Adopted(run=run, handle=handle):
             return replace(
@@ -263,6 +274,7 @@ def fold(memory: Memory, line: Line, at: float) -> Memory:
                 pin_for=(run.digest, run.generation),
                 heir_of=run.owner,
                 released=False,
+                approved=_approved(memory, run, None),
             )
         case Requested(what=what):
             return replace(
@@ -273,13 +285,19 @@ def fold(memory: Memory, line: Line, at: float) -> Memory:
                 not_before=0.0 if what == "resume" else memory.not_before,
                 unlucky=0 if what == "resume" else memory.unlucky,
                 tombstone=None if what == "resume" and _was_cancelled(memory) else memory.tombstone,
+                approved={} if what == "cancel" else memory.approved,
             )
         case Deferred(message=message, not_before=not_before):
             return replace(memory, unlucky=memory.unlucky + 1, not_before=not_before, last_end=message)
         case Forgotten():
             # The attempt number survives, so that a job which comes back never reuses a run id.
             return Memory(
-                memory.job, attempt=memory.attempt, released=line.released, cost=memory.cost, billed=memory.billed
+                memory.job,
+                attempt=memory.attempt,
+                released=line.released,
+                cost=memory.cost,
+                billed=memory.billed,
+                dry=memory.dry,
             )
         case Releasing():
             return memory
@@ -301,6 +319,7 @@ def fold(memory: Memory, line: Line, at: float) -> Memory:
                 last_end=message,
                 last_phase=Phase.PENDING,
                 last_host=memory.run.host,
+                dry=_dry(memory, memory.run, line.cause, at),
             )
         case Unsettled():
             # From now on nobody is at it any more: how long it may still start late counts from here.
@@ -334,6 +353,7 @@ def _ended(memory: Memory, run: Run, line: Ended, at: float) -> Memory:
         last_end=line.message,
         last_phase=line.phase,
         last_host=run.host,
+        dry=_dry(memory, run, line.cause, at),
         cancelled=False if tombstone else memory.cancelled,
     )
 
@@ -355,6 +375,23 @@ def _without_run(memory: Memory) -> Memory:
 
 def _same_work(memory: Memory, run: Run) -> bool:
     return memory.pin_for == (run.digest, run.generation)
+
+
+def _approved(memory: Memory, run: Run, price_per_hour: float | None) -> Mapping[str, float]:
+    """The prices that are said yes to, with one more. Other work starts without any."""
+    had = memory.approved if _same_work(memory, run) else {}
+    if price_per_hour is None:
+        return had
+    return {**had, run.host: max(had.get(run.host, 0.0), price_per_hour)}
+
+
+def _dry(memory: Memory, run: Run, cause: Cause | None, at: float) -> tuple[tuple[str, str, float], ...]:
+    """With the zone that had no machine for this run, where that is why it ended."""
+    zone = run.place.get("zone")
+    if cause is not Cause.CAPACITY or not isinstance(zone, str):
+        return memory.dry
+    others = (one for one in memory.dry if one[:2] != (run.host, zone) and at - one[2] < DRY_KEPT_S)
+    return (*others, (run.host, zone, at))
 
 
 def _was_cancelled(memory: Memory) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from reconciler.core.actions import Action, Release, Start, Verb, Verdict, View
 from reconciler.core.cause import Cause
-from reconciler.core.cost import Spending, over, spending
+from reconciler.core.cost import Spending, over, spending, was_approved
 from reconciler.core.decide import Decode, Tended, is_readable, launch, rest, tend, wait
 from reconciler.core.errors import Problem
 from reconciler.core.inventory import Limits
@@ -260,8 +260,9 @@ def _settle(
                 verdicts[key] = Verdict(view, state.lines, state.action)
             else:
                 hungry.append((key, desired, state))
+    dry = _dry(world, tended) if hungry else {}
     for key, desired, state in sorted(hungry, key=lambda item: (-item[1].priority, item[0])):
-        verdict = _begin(world, desired, state.memory, tended, taken, spent)
+        verdict = _begin(world, desired, state.memory, tended, taken, spent, dry)
         # One effect per job and pass: an adoption or a stray's end comes first, the start in the next pass.
         action = state.action or verdict.action
         verdicts[key] = replace(verdict, lines=(*state.lines, *verdict.lines), action=action)
@@ -272,6 +273,19 @@ def _settle(
                 spent = spent if placement.price_per_hour is None else spent.with_one(placement)
                 taken.promise(placement.host, placement.machines)
     return verdicts
+
+
+def _dry(world: World, tended: Mapping[JobKey, Tended]) -> dict[tuple[str, str], float]:
+    """Until when each zone is passed over that had no machine for some job, by its host."""
+    waits_s = {view.name: view.rented.cooldown_s for view in world.hosts if view.rented is not None}
+    found: dict[tuple[str, str], float] = {}
+    if not any(waits_s.values()):
+        return found
+    for memory in (*world.memories.values(), *(state.memory for state in tended.values())):
+        for host, zone, at in memory.dry:
+            if host in waits_s:
+                found[host, zone] = max(found.get((host, zone), 0.0), at + waits_s[host])
+    return found
 
 
 def _unmanifested(world: World, key: JobKey, state: Tended) -> Verdict:
@@ -303,6 +317,7 @@ def _begin(
     tended: Mapping[JobKey, Tended],
     taken: Reservations,
     spent: Spending,
+    dry: Mapping[tuple[str, str], float],
 ) -> Verdict:
     blocked = _dependencies(world, desired, tended)
     if blocked is not None:
@@ -328,9 +343,13 @@ def _begin(
         spec.volcano,
         tries=memory.unlucky,
         zones=spec.tpu.zones,
+        dry=dry,
+        now=world.now,
     )
     if isinstance(found, Unplaceable):
-        verdict = wait(memory, desired, "Unplaceable", found.sentence, unplaceable=found, held=found.final)
+        verdict = wait(
+            memory, desired, "Unplaceable", found.sentence, unplaceable=found, held=found.final, next_try=found.until
+        )
         unknown = [host for host in found.blind if host in world.observation.censuses]
         if not unknown:
             return verdict
@@ -340,13 +359,15 @@ def _begin(
         too_much = over(world.limits, spent, found)
         if too_much is not None:
             return wait(memory, desired, "OverLimit", too_much[0], held=too_much[1])
-    if found.price_per_hour is not None and not world.approved:
+    if found.price_per_hour is not None and not world.approved and not was_approved(memory, desired, found):
         costs = (
             f"costs {found.price_per_hour:.2f} an hour"
             if found.price_per_hour
             else "costs money (its price is not known)"
         )
-        message = f"{found.host} {costs} and nobody has said yes: `reconciler apply`, or approve: auto in the inventory"
+        before = memory.approved.get(found.host) if memory.pin_for == (desired.digest, desired.generation) else None
+        said = "nobody has said yes" if not before else f"the yes that was said is for {before:.2f}"
+        message = f"{found.host} {costs} and {said}: `reconciler apply`, or approve: auto in the inventory"
         return wait(memory, desired, "NeedsApproval", message, held=True)
     return launch(memory, desired, found)
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Protocol, runtime_checkable
 
+from reconciler.core.cause import Cause
 from reconciler.core.job import JobSpec, Json
 from reconciler.core.machine import Machine
 from reconciler.core.memory import Line, Memory
@@ -74,11 +75,12 @@ class Accepted:
 @dataclass(frozen=True, slots=True)
 class Declined:
     """The run was definitely not started. `reason` is a stable word, `message` the sentence. `final`: asking again would bring
-    the same answer until somebody changes something, so it is not asked again."""
+    the same answer until somebody changes something, so it is not asked again. `cause` where it is known."""
 
     reason: str
     message: str
     final: bool = False
+    cause: Cause | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from types import MappingProxyType
 
 from reconciler.core import gangs
 from reconciler.core.job import Json, Request, SlurmOverrides, VolcanoOverrides
@@ -25,7 +27,8 @@ NO_DRIVER = "has no nvidia-smi to tell which accelerators are free"
 @dataclass(frozen=True, slots=True)
 class Rented:
     """A host whose machines are made for a run and deleted after it: at most `machines_max` at a time, in one of `zones`, each
-    with `chips` of `chip`. `count` is the number in the type's name, which the original took for its chips."""
+    with `chips` of `chip`. `count` is the number in the type's name, which the original took for its chips. A zone that had none
+    is passed over for `cooldown_s`."""
 
     chip: str
     chips: int
@@ -33,6 +36,7 @@ class Rented:
     zones: tuple[str, ...]
     machines_max: int = 1
     price_per_chip_hour: float | None = None
+    cooldown_s: float = 0.0
 
     @property
     def price_per_hour(self) -> float:
@@ -87,12 +91,14 @@ class Unplaceable:
     """No host can take the job now. One (host, rule that failed) per host, in the order tried.
 
     `blind` names hosts that could not be asked: they might have had room. `final`: a queue's host was looked at, and no change
-    of load can make room on any host; somebody has to change the job or the inventory.
+    of load can make room on any host; somebody has to change the job or the inventory. `until` (our clock): when a zone that
+    had no machine is asked again, 0 where none is waited for.
     """
 
     reasons: tuple[tuple[str, str], ...]
     blind: tuple[str, ...] = ()
     final: bool = False
+    until: float = 0.0
 
     @property
     def sentence(self) -> str:
@@ -134,27 +140,33 @@ def place(
     *,
     tries: int = 0,
     zones: tuple[str, ...] = (),
+    dry: Mapping[tuple[str, str], float] = MappingProxyType({}),
+    now: float = 0.0,
 ) -> Placement | Unplaceable:
     """The first host that can hold `request` now; else the queue with the most free accelerators, to wait in; else the first
     failing rule of each.
 
     `hosts` are in the user's order. `chip_of` maps a driver's product name to a chip key. Never raises; does not reserve:
     the caller does, once it decides to launch. `tries`: how often in a row the job was unlucky, which changes the zone;
-    `zones` stand in place of the host's.
+    `zones` stand in place of the host's. `dry`: until when (host, zone) is passed over, as `now` counts.
     """
     reasons: list[tuple[str, str]] = []
     blind: list[str] = []
     queues: list[tuple[HostView, Fit]] = []
     final, asked = True, False
+    until = 0.0
     for host in hosts:
         why = _forbidden(request, host)
         if why is None:
             census = censuses.get(host.name)
             if census is not None and census.complete and host.rented is not None:
                 final = False
-                rent = _fit_rented(request, host, host.rented, census, taken, zones or host.rented.zones, tries)
+                wet, dried = _ask_in_turn(host.name, zones or host.rented.zones, tries, dry, now)
+                rent = _fit_rented(request, host, host.rented, census, taken, wet, dried)
                 if isinstance(rent, Placement):
                     return rent
+                if rent == dried[0]:
+                    until = min(until or dried[1], dried[1])
                 why = rent
             elif census is None or not census.complete or census.capacity is None:
                 why = f"cannot be asked: {census.error}" if census and census.error else NOT_ASKED
@@ -183,7 +195,7 @@ def place(
     if queues:
         host, fitted = max(queues, key=lambda item: item[1].free)
         return _behind(request, host, fitted)
-    return Unplaceable(tuple(reasons), tuple(blind), final=final and asked)
+    return Unplaceable(tuple(reasons), tuple(blind), final=final and asked, until=until)
 
 
 def _fit_queue(
@@ -222,8 +234,8 @@ def _fit_rented(
     rented: Rented,
     census: Census,
     taken: Reservations,
-    zones: tuple[str, ...],
-    tries: int,
+    zone: str,
+    dried: tuple[str, float],
 ) -> Placement | str:
     """A machine of its own, where one more may be made. A leftover counts until it is seen to be gone."""
     left = sum(not census.look(machine.run_id).alive for machine in census.machines)
@@ -231,13 +243,30 @@ def _fit_rented(
     if used >= rented.machines_max:
         leftover = f", {left} of them to be deleted" if left else ""
         return f"{used} of at most {rented.machines_max} machines exist{leftover}"
-    zone = zones[tries % len(zones)]
+    if not zone:
+        return dried[0]
     price = rented.price_per_hour
     cost = f", {price:.2f} an hour" if price else ", price not known"
     words = f"{rented.chips} {rented.chip} in {zone}{cost}"
     if request.min_chips > rented.chips:
         words += f" (the {request.min_chips} asked count TensorCores, two to a chip)"
     return Placement(host.name, None, rented.chip, {"zone": zone}, words, price_per_hour=price, chips=rented.chips)
+
+
+def _ask_in_turn(
+    host: str, zones: tuple[str, ...], tries: int, dry: Mapping[tuple[str, str], float], now: float
+) -> tuple[str, tuple[str, float]]:
+    """The zone whose turn it is, "" when none had a machine lately; then why, and until when."""
+    first = tries % len(zones)
+    for zone in (*zones[first:], *zones[:first]):
+        if dry.get((host, zone), 0.0) <= now:
+            return zone, ("", 0.0)
+    said = [f"{zone} until {_clock(dry[host, zone])}" for zone in zones]
+    return "", (f"had no capacity: {', '.join(said)}", min(dry[host, zone] for zone in zones))
+
+
+def _clock(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).strftime("%H:%M:%S UTC")
 
 
 def _behind(request: Request, host: HostView, fitted: Fit) -> Placement:

@@ -34,12 +34,16 @@ def dump_line(line: Line) -> tuple[str, str]:
     """(kind, JSON body) of a journal line."""
     body: dict[str, Any]
     match line:
-        case Launching(run, requeue):
+        case Launching(run, requeue, price):
             body = {"run": run.to_json(), "requeue": requeue}
+            if price is not None:
+                body["price_per_hour"] = price
         case Launched(run_id, handle, adopted):
             body = {"run_id": run_id, "handle": _handle(handle), "adopted": adopted}
-        case Refused(run_id, message, not_before):
+        case Refused(run_id, message, not_before, cause):
             body = {"run_id": run_id, "message": message, "not_before": not_before}
+            if cause is not None:
+                body["cause"] = cause.value
         case Unsettled(run_id, message) | Stopped(run_id, message):
             body = {"run_id": run_id, "message": message}
         case Stopping(run_id, cause, forced):
@@ -83,11 +87,12 @@ def load_line(kind: str, text: str) -> Line:
 def _line(kind: str, body: dict[str, Any]) -> Line:
     match kind:
         case "Launching":
-            return Launching(run_from_json(body["run"]), body["requeue"])
+            return Launching(run_from_json(body["run"]), body["requeue"], body.get("price_per_hour"))
         case "Launched":
             return Launched(body["run_id"], _unhandle(body["handle"]), body["adopted"])
         case "Refused":
-            return Refused(body["run_id"], body["message"], body["not_before"])
+            cause = Cause(body["cause"]) if "cause" in body else None
+            return Refused(body["run_id"], body["message"], body["not_before"], cause)
         case "Unsettled":
             return Unsettled(body["run_id"], body["message"])
         case "Stopped":
@@ -160,6 +165,8 @@ def dump_memory(memory: Memory) -> str:
         "heir_of",
         "released",
         "cost",
+        "approved",
+        "dry",
     ):
         value = getattr(memory, name)
         if value:
@@ -219,6 +226,8 @@ def _memory(job: JobKey, body: dict[str, Any]) -> Memory:
         cancelled_for=(cancelled[0], cancelled[1]) if (cancelled := body.get("cancelled_for")) else None,
         pin_for=(pin_for[0], pin_for[1]) if pin_for else None,
         cost=body.get("cost", 0.0),
+        approved=body.get("approved", {}),
+        dry=tuple((host, zone, at) for host, zone, at in body.get("dry", ())),
         billed=(body["billed"][0], body["billed"][1]) if "billed" in body else None,
     )
 

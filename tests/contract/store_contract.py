@@ -123,7 +123,7 @@ class StoreContract:
 
         run = run_of(job(env={"A": "\u00e4 '\"\\ $(x)\n"}), gpus=("GPU-1",))
         kinds = [
-            m.Launching(run, True),
+            m.Launching(run, True, 12.5),
             m.Launched(run.run_id, handle_of(run), adopted=True),
             m.Edited(run.run_id, run),
             m.Unsettled(run.run_id, "cut"),
@@ -132,7 +132,7 @@ class StoreContract:
             m.Ended(
                 run.run_id, Phase.LOST, Cause.INFRASTRUCTURE, 137, "gone", requeue=True, lasted=False, not_before=5.5
             ),
-            m.Refused(run.run_id, "no", 3.0),
+            m.Refused(run.run_id, "no", 3.0, Cause.CAPACITY),
             m.Deferred("no archive", 4.0),
             m.Adopted(run, None),
             m.Requested("suspend", "weekend"),

@@ -6,10 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from reconciler.core.cost import Spending, cost_of, over
+from reconciler.core.cause import Cause
+from reconciler.core.cost import Spending, cost_of, over, was_approved
 from reconciler.core.inventory import Limits
 from reconciler.core.machine import DeleteOn, Disposal, Machine
-from reconciler.core.memory import Billed, Forgotten, Memory, Tombstone, fold
+from reconciler.core.memory import Billed, Ended, Forgotten, Launching, Memory, Requested, Tombstone, fold
 from reconciler.core.names import JobKey
 from reconciler.core.phase import Phase
 from reconciler.core.release import fate
@@ -126,3 +127,39 @@ def test_a_cost_limit_lets_nothing_through_whose_price_is_not_known():
     found = over(Limits(max_cost_per_hour=1e9), Spending(), replace(PLACEMENT, price_per_hour=0.0))
     assert found is not None
     assert "price_per_chip_hour" in found[0]
+
+
+@pytest.mark.parametrize(
+    ("said", "asked", "covered"),
+    [
+        (10.0, 10.0, True),
+        (10.0, 9.0, True),
+        (10.0, 10.01, False),
+        (10.0, 0.0, False),
+        (0.0, 0.0, False),
+        (None, 10.0, False),
+    ],
+)
+def test_a_yes_holds_for_the_same_work_on_the_same_host_at_no_higher_price(
+    said: float | None, asked: float, covered: bool
+):
+    wanted = job("train")
+    run = run_of(wanted, host="pod")
+    memory = fold(Memory(KEY), Launching(run, False, said), NOW)
+    memory = fold(memory, Launching(run, False), NOW)  # the second step of the same launch
+    memory = fold(memory, Ended(run.run_id, Phase.PREEMPTED, Cause.PREEMPTION, None, "", True, True, 0.0), NOW)
+    placement = replace(PLACEMENT, price_per_hour=asked)
+    assert was_approved(memory, wanted, placement) == covered
+    assert not was_approved(memory, wanted, replace(placement, host="pod2"))
+    assert not was_approved(memory, replace(wanted, generation=wanted.generation + 1), placement)
+    assert not was_approved(memory, replace(wanted, digest="other"), placement)
+
+
+def test_a_cheaper_attempt_does_not_lower_what_was_said_yes_to_and_a_cancel_takes_it_back():
+    wanted = job("train")
+    run = run_of(wanted, host="pod")
+    memory = fold(Memory(KEY), Launching(run, False, 10.0), NOW)
+    memory = fold(memory, Launching(replace(run, attempt=2), True, 8.0), NOW)
+    assert was_approved(memory, wanted, PLACEMENT)
+    assert not was_approved(fold(memory, Requested("cancel", "too dear"), NOW), wanted, PLACEMENT)
+    assert not was_approved(fold(memory, Launching(replace(run, digest="new"), False), NOW), wanted, PLACEMENT)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from reconciler.core.actions import Start
 from reconciler.core.job import Request
-from reconciler.core.solve import HostView, Placement, Reservations, Unplaceable, candidates, place
+from reconciler.core.solve import HostView, Placement, Rented, Reservations, Unplaceable, candidates, place
 from tests.worlds import HOST, census, gpus, job, live_memory, planned, run_of, seen
 
 H100 = HostView("h", "plain", "hpc", {"h100": 8}, busy_mib=100)
@@ -118,3 +118,28 @@ def test_an_nvidia_smi_that_fails_is_said_and_gives_nothing():
 def test_schedulers_are_passed_over_with_a_sentence():
     other = HostView("login", "pbs", "hpc", {})
     assert tried(Request(), [other], []).reasons == (("login", "pbs hosts are not driven by this version"),)
+
+
+def test_zones_without_capacity_are_passed_over_until_their_time():
+    zones = ("z1", "z2", "z3")
+    host = HostView("pod", "tpu", "lab", {}, rented=Rented("tpu-v4", 4, 8, zones, 9, cooldown_s=600.0))
+    look = {"pod": census(host="pod")}
+
+    def asked(dry, tries=0, zones=()):
+        return place(
+            Request(min_chips=4), [host], look, Reservations(), chip_of, tries=tries, zones=zones, dry=dry, now=1000.0
+        )
+
+    assert asked({}).place["zone"] == "z1"
+    assert asked({("pod", "z1"): 1000.5}).place["zone"] == "z2"
+    assert asked({("pod", "z1"): 1000.0}).place["zone"] == "z1"
+    assert asked({("other", "z1"): 2000.0}).place["zone"] == "z1"
+    assert asked({("pod", "z2"): 2000.0}, tries=1).place["zone"] == "z3"
+    assert asked({("pod", "z3"): 2000.0}, tries=2).place["zone"] == "z1"
+    assert asked({("pod", "z1"): 2000.0, ("pod", "z3"): 3000.0}, zones=("z3", "z1")).until == 2000.0
+    none = asked({("pod", zone): 4000.0 + 60 * at for at, zone in enumerate(zones)})
+    assert none.until == 4000.0
+    assert none.sentence == (
+        "pod: had no capacity: z1 until 01:06:40 UTC, z2 until 01:07:40 UTC, z3 until 01:08:40 UTC"
+    )
+    assert not none.final

@@ -70,7 +70,8 @@ def test_every_field_becomes_typed() -> None:
     host = tpu(
         "type: tpu, cluster: c, zones: [us-east5-a, europe-west4-a], accelerator_type: v6e-16, version: v2-alpha-tpuv6e, "
         "spot: true, queued: 6h, per_run: true, max_nodes: 4, price_per_chip_hour: 1.2, delete_on_exit: success, keep_for: 10m, "
-        "ttl: 2d, capacity_timeout: 4h, boot_timeout: 30m, cooldown: 0, labels: {team: lm}, tags: [ssh-in], ssh_user: me, "
+        "ttl: 2d, capacity_timeout: 4h, boot_timeout: 30m, cooldown: 0, self_delete: true, "
+        "labels: {team: lm}, tags: [ssh-in], ssh_user: me, "
         "ssh_key: ~/.ssh/id_ed25519, ssh_port: 2222, connect_timeout: 5, control: gcloud, "
         "endpoint: 'http://127.0.0.1:8080', poll: 30s, python: /opt/python3, metadata: {a: b}, project: p, internal_ip: true",
         name="Any_Name.1",
@@ -94,6 +95,7 @@ def test_every_field_becomes_typed() -> None:
         capacity_timeout_s=14_400.0,
         boot_timeout_s=1800.0,
         cooldown_s=0.0,
+        self_delete=True,
         internal_ip=True,
         ssh_user="me",
         ssh_key="~/.ssh/id_ed25519",

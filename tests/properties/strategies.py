@@ -195,7 +195,7 @@ def make_run(dice: Dice, name: str, *, owner: str = OWNER, host: str | None = No
         token=f"{made.token}-{made.host}" + dice.pick("", "", "", "-other"),
         gpus=None if where == QUEUE else dice.pick(made.gpus, made.gpus, None),
         spent=dice.pick({}, {"failure": 2}),
-        place=dice.one_of(SHAPES) if where == QUEUE else {},
+        place=dice.one_of(SHAPES) if where == QUEUE else dice.pick({}, {"zone": "z-a"}),
     )
 
 
@@ -208,9 +208,9 @@ def make_line(dice: Dice, name: str = "a") -> Line:
     """Any line, about any run of the job."""
     run = make_run(dice, name)
     makers: tuple[Callable[[], Line], ...] = (
-        lambda: Launching(run, dice.pick(False, True)),
+        lambda: Launching(run, dice.pick(False, True), dice.pick(None, 0.0, 12.5)),
         lambda: Launched(run.run_id, settled_handle(run), dice.pick(False, True)),
-        lambda: Refused(run.run_id, dice.one_of(TEXTS), dice.one_of(TIMES)),
+        lambda: Refused(run.run_id, dice.one_of(TEXTS), dice.one_of(TIMES), dice.pick(None, *CAUSES)),
         lambda: Deferred(dice.one_of(TEXTS), dice.one_of(TIMES)),
         lambda: Unsettled(run.run_id, dice.one_of(TEXTS)),
         lambda: Stopping(run.run_id, dice.one_of(CAUSES), dice.pick(False, True)),

@@ -48,6 +48,8 @@ class TpuDesk:
     limits = Limits()
     approve = False
     machines_max = 1
+    price_per_chip_hour = 3.22
+    cooldown_s = 0.0
 
     def __init__(self, root: Any, bundle: Bundle, tpu: Emulator, **site: Any) -> None:
         self.tpu, self.root = tpu, root
@@ -65,7 +67,7 @@ class TpuDesk:
         self.reconciler = self.another()
 
     def another(self, **options: Any) -> Reconciler:
-        rented = Rented("tpu-v4", 4, 8, (ZONE, OTHER), self.machines_max, 3.22)
+        rented = Rented("tpu-v4", 4, 8, (ZONE, OTHER), self.machines_max, self.price_per_chip_hour, self.cooldown_s)
         view = HostView("pod", "tpu", "lab", {}, rented=rented)
         self.ports = self.desk.ports(
             hosts=(view,), backends=lambda name: self.world.backend, limits=self.limits, approve=self.approve

@@ -7,11 +7,13 @@ from dataclasses import replace
 
 from reconciler.app.converge import Options
 from reconciler.app.sweep import machines_of, sweep
+from reconciler.backends.fake import FakeMachine
 from reconciler.core.errors import Problem, ShipError, Unreachable
 from reconciler.core.inventory import Limits
 from reconciler.core.machine import DeleteOn, Disposal
-from reconciler.core.memory import Ended
+from reconciler.core.memory import Ended, Refused
 from reconciler.core.phase import Phase
+from reconciler.core.protocols import Tree
 from reconciler.core.solve import HostView, Rented
 from tests.app.tpu.desks import FOR_EVER, MARKS, Lost, TpuDesk, two_jobs
 from tests.backends.sites import Hurt
@@ -185,6 +187,21 @@ def test_code_that_cannot_be_delivered(desk):
         desk.tpu.advance(900)
     desk.desk.failing.clear()
     assert name not in desk.tpu.nodes()
+
+
+def test_code_that_is_missing_right_after_it_was_brought(desk, tmp_path):
+    """Such a VM is given back, and the next one waits out a back-off that grows: it is not tried at every pass."""
+    desk.desk.machines["pod"] = FakeMachine("pod", desk.clock.now)
+    desk.desk.tree = Tree(object=str(tmp_path / "nowhere.tar.gz"), sha256="0" * 64)
+    desk.want(FOR_EVER)
+    for _ in range(240):
+        desk.one_pass()
+        desk.tpu.advance(15)
+    refused = [one for one in desk.desk.store.history() if isinstance(one.line, Refused)]
+    assert "nowhere.tar.gz" in str(refused[0].line.message) or "missing" in str(refused[0].line.message)
+    assert len(refused) == len(desk.desk.sent)  # once a VM
+    assert 3 < len(refused) < 12, refused
+    assert refused[-1].at - refused[-2].at > refused[1].at - refused[0].at + 120
 
 
 def test_another_project(desk):

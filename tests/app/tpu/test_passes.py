@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -151,6 +152,46 @@ def test_without_capacity_the_next_zone_is_tried(desk: TpuDesk):
     assert desk.creates() == 2
 
 
+def test_a_zone_without_capacity_is_passed_over_by_every_job_and_by_the_next_process(tmp_path, bundle, tpu):
+    desk = TpuDesk(tmp_path, bundle, tpu)
+    desk.machines_max, desk.cooldown_s = 2, 3600.0
+    desk.killed()
+    desk.tpu.fault("CreateNode", lro_error={"code": 8, "message": "There is no more capacity in the zone"})
+    desk.want(FOR_EVER, "first")
+    desk.settle(lambda: desk.phase() is Phase.RUNNING)
+    desk.killed()
+    two_jobs(desk)
+    desk.desk.manifests.pop(job("two").key)
+    desk.settle(lambda: desk.creates() == 3)
+    assert len(desk.tpu.nodes(OTHER)) == 2  # the other job never asked the first zone
+    assert not desk.tpu.nodes(ZONE)
+    desk.desk.manifests.pop(job("one").key)
+    desk.reconciler = desk.another(delete_allowed=1)
+    desk.settle(lambda: len(desk.tpu.nodes()) == 1)
+    finish(desk)
+
+
+def test_while_no_zone_has_capacity_a_job_waits_and_says_until_when(tmp_path, bundle, tpu):
+    desk = TpuDesk(tmp_path, bundle, tpu)
+    desk.cooldown_s = 1800.0
+    desk.killed()
+    desk.tpu.fault("CreateNode", status="RESOURCE_EXHAUSTED", message="There is no more capacity in the zone", times=2)
+    desk.want(FOR_EVER)
+    desk.settle(lambda: desk.phase() is Phase.PENDING and len(desk.tpu.calls("CreateNode")) == 2)
+    first = len(desk.tpu.calls("CreateNode"))
+    desk.tpu.advance(900)
+    desk.one_pass()
+    (view,) = desk.reconciler.look().plan.views
+    assert view.reason == "Unplaceable"
+    until = datetime.fromtimestamp(view.next_try, UTC).strftime("%H:%M:%S UTC")
+    assert f"had no capacity: {ZONE} until {until}, {OTHER} until " in view.message
+    assert desk.tpu.now < view.next_try < desk.tpu.now + 1800
+    assert len(desk.tpu.calls("CreateNode")) == first == 2
+    desk.tpu.advance(view.next_try - desk.tpu.now)
+    desk.settle(lambda: desk.phase() is Phase.RUNNING)
+    finish(desk)
+
+
 def test_a_vm_that_never_comes_is_given_up_and_deleted(tmp_path, bundle, tpu):
     desk = TpuDesk(tmp_path, bundle, tpu, capacity_s=600.0, boot_s=60.0)
     desk.tpu.fault("CreateNode", stuck="CREATING")
@@ -172,6 +213,38 @@ def test_nothing_that_costs_is_made_without_a_yes(desk: TpuDesk):
     (view,) = desk.reconciler.look().plan.views
     assert (view.phase, view.reason) == (Phase.HELD, "NeedsApproval")
     assert "12.88 an hour" in view.message
+
+
+def test_what_was_said_yes_to_once_goes_on_after_a_preemption_without_another_yes(desk: TpuDesk):
+    desk.want(FOR_EVER)
+    desk.settle(lambda: desk.phase() is Phase.RUNNING)
+    (name,) = desk.tpu.nodes()
+    desk.world.backend = desk.world.open()
+    desk.reconciler = desk.another(approved=False)  # `watch`, in another process
+    desk.lose(name)
+    desk.settle(lambda: desk.phase() is Phase.RUNNING)
+    assert desk.creates() == 2
+    assert {"attempt-2"} == {f"attempt-{view.attempt}" for view in desk.reconciler.look().plan.views}
+
+
+@pytest.mark.parametrize("change", ["price", "generation", "digest", "state"])
+def test_anything_else_than_what_was_said_yes_to_asks_again(desk: TpuDesk, change: str):
+    desk.want(FOR_EVER)
+    desk.settle(lambda: desk.phase() is Phase.RUNNING)
+    (name,) = desk.tpu.nodes()
+    if change == "state":
+        desk.forget_all()
+    options: dict[str, Any] = {"approved": False}
+    if change == "price":
+        desk.price_per_chip_hour = 3.3
+    desk.reconciler = desk.another(**options)
+    if change in ("generation", "digest"):
+        desk.want(FOR_EVER, **({"generation": 2} if change == "generation" else {"env": {"A": "b"}}))
+    else:
+        desk.lose(name)
+    desk.settle(lambda: [view.reason for view in desk.reconciler.look().plan.views] == ["NeedsApproval"])
+    assert not desk.tpu.nodes()
+    assert desk.creates() == 1
 
 
 @pytest.mark.parametrize(

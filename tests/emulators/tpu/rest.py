@@ -16,6 +16,7 @@ from tests.emulators.tpu import routes
 from tests.emulators.tpu.errors import Dropped, Garbled, Refused, no_route
 from tests.emulators.tpu.world import Exchange, World, subject
 
+METADATA = "/computeMetadata/v1/"
 Json = dict[str, Any]
 # A name after /_emu/ and its arguments to what is answered.
 Steer = Callable[[str, Json], Any]
@@ -102,10 +103,29 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             return self._steered(path.removeprefix("/_emu/"), body or {})
         if path.startswith(("/compute/", "/oslogin/")):
             return self._neighbour(path, query, body)
+        if path.startswith(METADATA):
+            return self._told(path.removeprefix(METADATA))
+        self._check_token()
         found = routes.find(self.command, path, query, body)
         if found is None:
             raise self._lost(path)
         return self._called(*found, numbers="enum-encoding=int" in query.get("$alt", ""))
+
+    def _told(self, what: str) -> Any:
+        """The metadata server of a VM, as far as the guard of a VM asks it; the answers have the documented form."""
+        if self.headers.get("Metadata-Flavor") != "Google":
+            raise Garbled(403, "Missing Metadata-Flavor:Google header.", "text/html")
+        if what == "instance/service-accounts/default/token" and self.server.world.vm_token:
+            return {"access_token": self.server.world.vm_token, "expires_in": 3599, "token_type": "Bearer"}
+        if what == "project/project-id":
+            raise Garbled(200, self.server.world.project, "application/text")
+        raise Garbled(404, "Not Found", "text/html")
+
+    def _check_token(self) -> None:
+        """Clients are let in without credentials, but for a VM, which has to show what its metadata server gave it."""
+        said, token = self.headers.get("Authorization", ""), self.server.world.vm_token
+        if self.headers.get("User-Agent") == "reconciler-guard" and said != f"Bearer {token}":
+            raise Refused("UNAUTHENTICATED", "Request had invalid authentication credentials.")
 
     def _called(self, version: str, method: str, request: Json, *, numbers: bool) -> Json:
         world, protos = self.server.world, self.server.protos

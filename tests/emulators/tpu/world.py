@@ -139,6 +139,7 @@ class World:
             self.operations: dict[str, Operation] = {}
             self.faults: list[Fault] = []
             self.metadata: dict[str, str] = {}
+            self.vm_token = "vm-token"  # what a VM gets for its service account; "" for none
             self.quota: dict[str, dict[str, int]] = copy.deepcopy(self._first["quota"])
             self.settings = dict(SETTINGS)
             self.set(**self._first["settings"])
