@@ -30,7 +30,7 @@ from reconciler.core.errors import Rejected
 from reconciler.core.protocols import Facts
 from reconciler.core.run import Run
 from reconciler.load.normal import decode
-from tests.backends.volcano_records import answer
+from tests.backends.volcano_records import RECORDS, answer
 from tests.emulators.kube import admission
 from tests.emulators.kube.store import Store
 from tests.emulators.kube.world import World
@@ -148,6 +148,19 @@ def test_a_field_that_volcano_does_not_know_would_be_refused(store: Store):
 def test_whatever_the_real_webhook_filled_in_is_given():
     """just-created: sent without maxRetry and a task's minAvailable, as the server gave it back."""
     spec = answer("vcjob/just-created.vcjob")["spec"]
+    ours = VARIANTS["plain"].job["spec"]
+    assert spec.keys() <= ours.keys()
+    assert spec["tasks"][0].keys() <= ours["tasks"][0].keys()
+
+
+def test_it_says_all_that_a_recorded_manifest_said_whose_second_apply_changed_nothing():
+    """Recorded with kubectl on a real cluster: a manifest that says what the webhook would add is `unchanged`."""
+    first, second = (
+        json.loads((RECORDS / f"errors/apply-full.{name}.json").read_text()) for name in ("first", "unchanged")
+    )
+    assert first["stdin"] == second["stdin"]
+    assert second["stdout"].endswith(" unchanged\n")
+    spec = json.loads(second["stdin"])["spec"]
     ours = VARIANTS["plain"].job["spec"]
     assert spec.keys() <= ours.keys()
     assert spec["tasks"][0].keys() <= ours["tasks"][0].keys()
