@@ -76,6 +76,7 @@ def open_volcano(
         ),
         Limits(host.pending_timeout_s, host.stuck_timeout_s),
         host.lost_timeout_s,
+        queue=host.queue or DEFAULT_QUEUE,
         kubectl=[
             "kubectl",
             *(["--kubeconfig", kubeconfig] if kubeconfig else []),

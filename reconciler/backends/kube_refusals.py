@@ -15,7 +15,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from reconciler.backends.kube_control import NAMESPACE, POD, Kind
-from reconciler.core.errors import AccessRefused, OutcomeUnknown, ReconcilerError, Rejected, Unparsable, Unreachable
+from reconciler.core.errors import (
+    AccessRefused,
+    NotNow,
+    OutcomeUnknown,
+    ReconcilerError,
+    Rejected,
+    Unparsable,
+    Unreachable,
+)
 
 VOLCANO_GROUPS = ("batch.volcano.sh", "scheduling.volcano.sh")
 WRITES = frozenset({"create", "delete", "patch", "update"})
@@ -238,13 +246,13 @@ def unauthorized(ask: Ask, login: Login) -> AccessRefused:
 
 def _forbidden(ask: Ask, status: Status, login: Login, said: str) -> ReconcilerError:
     if _TERMINATING.search(status.message):
-        return Rejected(
+        return NotNow(
             said,
             hint=f"Wait until `{login.kubectl} get namespace {ask.namespace}` says NotFound and make it again, "
             "or name another namespace in the inventory.",
         )
     if _QUOTA.search(status.message):
-        return Rejected(
+        return NotNow(
             said,
             hint=f"`{login.kubectl} -n {ask.namespace} describe resourcequota` shows what is used; "
             "ask for less, or let something end.",
@@ -252,8 +260,8 @@ def _forbidden(ask: Ask, status: Status, login: Login, said: str) -> ReconcilerE
     if _SECURITY.search(status.message):
         return Rejected(
             said,
-            hint=f"The namespace {ask.namespace} demands it of every pod: write the fields that are named above into the "
-            "job's `volcano` settings, or use another namespace.",
+            hint=f"The namespace {ask.namespace} demands it of every pod: write the fields that are named above into `pod` and "
+            "`container` of the host's entry in the inventory, or use another namespace.",
         )
     who = _WHO.search(status.message)
     if who is None and status.reason == "Forbidden" and "forbidden" in status.message and ask.writes:
@@ -290,25 +298,25 @@ def _missing(ask: Ask, status: Status, login: Login, said: str) -> ReconcilerErr
     return Rejected(said, hint=f"`{login.kubectl} -n {ask.namespace} get {ask.resource}` shows what there is.")
 
 
-def no_namespace(name: str, ask: Ask, login: Login) -> Rejected:
+def no_namespace(name: str, ask: Ask, login: Login) -> NotNow:
     """The namespace is not there."""
-    return Rejected(
+    return NotNow(
         f"Could not {ask.doing}: there is no namespace {name} on {login.where}",
         hint=f"Make it with `{login.kubectl} create namespace {name}`, "
         "or correct the host's namespace or context in the inventory.",
     )
 
 
-def no_kind(ask: Ask, login: Login) -> Rejected:
+def no_kind(ask: Ask, login: Login) -> NotNow:
     """The server does not know this kind of object at all."""
     if ask.kind.group in VOLCANO_GROUPS:
-        return Rejected(
+        return NotNow(
             f"Could not {ask.doing}: {login.where} does not know {ask.resource} {ask.kind.version}: "
             "Volcano is not installed there",
             hint="Ask an administrator for Volcano, or correct the host's context in the inventory. "
             f"`{login.kubectl} api-resources --api-group {ask.kind.group}` shows it when it is there.",
         )
-    return Rejected(
+    return NotNow(
         f"Could not {ask.doing}: {login.where} does not know {ask.resource} {ask.kind.version}; it may be no Kubernetes API",
         hint=f"Correct the server of {login.told}; `{login.kubectl} version` asks it who it is.",
     )
@@ -325,9 +333,9 @@ def _invalid(ask: Ask, status: Status, login: Login, said: str) -> ReconcilerErr
             "it is misspelt in the job's `volcano` settings, or the cluster's version is older.",
         )
     if _NO_QUEUE.search(status.message):
-        return Rejected(said, hint=f"`{login.kubectl} get queues.scheduling.volcano.sh` shows the queues there are.")
+        return NotNow(said, hint=f"`{login.kubectl} get queues.scheduling.volcano.sh` shows the queues there are.")
     if _QUEUE_SHUT.search(status.message):
-        return Rejected(said, hint="The queue takes no jobs now. Name another, or ask an administrator to open it.")
+        return NotNow(said, hint="The queue takes no jobs now. Name another, or ask an administrator to open it.")
     if ask.subresource == "exec":
         if _NOT_STARTED.search(status.message):
             return Unreachable(said, hint="It may come up in a moment; nothing was done.")

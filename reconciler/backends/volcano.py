@@ -9,7 +9,6 @@ Volcano deletes them (ttlSecondsAfterFinished); the claim keeps records and logs
 from __future__ import annotations
 
 import json
-import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -26,7 +25,15 @@ from reconciler.backends.volcano_marks import HELPER, OWNER, RUN, label_value, l
 from reconciler.backends.volcano_sight import Limits, Scene, Seen, ending, handle_of, is_unclear, sight, vanished
 from reconciler.backends.volcano_space import Space
 from reconciler.core.cause import Cause
-from reconciler.core.errors import AccessRefused, OutcomeUnknown, ReconcilerError, Rejected, Unparsable, Unreachable
+from reconciler.core.errors import (
+    AccessRefused,
+    NotNow,
+    OutcomeUnknown,
+    ReconcilerError,
+    Rejected,
+    Unparsable,
+    Unreachable,
+)
 from reconciler.core.gangs import QueueRoom
 from reconciler.core.job import Json
 from reconciler.core.observation import Capacity, Census, Presence, Report, ReportStatus, Sighting
@@ -52,10 +59,6 @@ BROKEN_S = 120.0
 LISTED_S = 120.0
 # How old a Secret without a job must be before it is nobody's (seconds): its create may be on its way. Clocks differ by less.
 ORPHAN_S = 600.0
-# What a namespace or cluster lacks for now, in kube_refusals' and the server's words: the same object may be taken later.
-_FOR_NOW = re.compile(
-    r"exceeded quota|failed quota|must specify .* for|being terminated|there is no namespace|does not know Volcano|not installed"
-)
 # What a run is told on the claim before its job is deleted, so that its own last record says why.
 _TELL = '[ -d "$1" ] || exit 0; printf %s "$2" >"$1/.request.new" && mv "$1/.request.new" "$1/request"'
 # Reasons that a node knows. Whatever else ends a run, its record says that it was replaced.
@@ -69,6 +72,7 @@ class VolcanoSite:
     pods: PodSite
     limits: Limits = field(default_factory=Limits)
     lost_s: float = 600.0
+    queue: str = "default"
     kubectl: Sequence[str] = ("kubectl",)
     """How a person calls kubectl for this cluster."""
 
@@ -126,8 +130,7 @@ class VolcanoBackend:
             except (OutcomeUnknown, Unparsable):
                 continue  # only a list tells
             except Rejected as error:
-                for_good = not _FOR_NOW.search(error.message)
-                results[item.run.run_id] = Declined("refused", _said(error), final=for_good)
+                results[item.run.run_id] = Declined("refused", _said(error), final=not isinstance(error, NotNow))
             except (AccessRefused, Unreachable) as error:
                 results[item.run.run_id] = Declined("unreachable", _said(error))
         return results
@@ -224,19 +227,22 @@ class VolcanoBackend:
         self._lacking.clear()
         name = self._settings.name
         known = {item.run.run_id: item for item in look.known}
-        namespaces = {self._site.pods.namespace, *(self._where(item.run, item.handle) for item in look.known)}
+        # Where runs of ours are, or were sent in this process; of other namespaces a lost state leaves no trace here.
+        home, known_at = self._site.pods.namespace, (self._where(item.run, item.handle) for item in look.known)
+        namespaces = sorted({home, *known_at, *self._spaces})
         sightings: dict[str, Sighting] = {}
         try:
-            for namespace in sorted(namespaces):
+            for namespace in namespaces:
                 sightings |= self._look(namespace, known, everybodys=look.scan)
         except ReconcilerError as error:
             return Census(name, complete=False, sightings=sightings, error=_said(error))
         scanned, unread = False, ""
         if look.scan:
             try:
-                for run_id, (run, written) in self._space(self._site.pods.namespace).scan(name).items():
-                    if run_id not in sightings and run_id not in known:
-                        sightings[run_id] = Sighting(run_id, Presence.PRESENT, run=run, report=written)
+                for namespace in namespaces:
+                    for run_id, (run, written) in self._space(namespace).scan(name).items():
+                        if run_id not in sightings and run_id not in known:
+                            sightings[run_id] = Sighting(run_id, Presence.PRESENT, run=run, report=written)
                 scanned = True
             except ReconcilerError as problem:
                 unread = f"its claim cannot be read: {_said(problem)}"
@@ -413,9 +419,14 @@ class VolcanoBackend:
             pass  # the next look tries again
 
     def _capacity(self) -> Capacity:
-        key = self._site.pods.gpu_key
+        key, kube = self._site.pods.gpu_key, self._space(self._site.pods.namespace).kube
         try:
-            queues = [queue_of(each) for each in self._space(self._site.pods.namespace).kube.list(QUEUE).objects]
+            try:
+                found: Sequence[Object | None] = kube.list(QUEUE).objects
+            except AccessRefused:
+                # A user of one namespace may often look at the one queue that is theirs, and at no other.
+                found = [kube.get(QUEUE, self._site.queue)]
+            queues = [queue_of(each) for each in found if each is not None]
         except ReconcilerError as error:
             return Capacity(0, error=_said(error))
         rooms: dict[str, QueueRoom] = {}

@@ -218,7 +218,7 @@ def _pod(spec: JobSpec, site: PodSite, *, nodes: int, gpus: int, name: str, bund
         pod["tolerations"] = [dict(one) for one in site.tolerations]
     if site.pull_secrets:
         pod["imagePullSecrets"] = [{"name": one} for one in site.pull_secrets]
-    if nodes > 1 and gpus and "affinity" not in pod:
+    if nodes > 1 and "affinity" not in pod:
         # One after another on as few machines as possible, where a machine holds several pods of the gang.
         pod["affinity"] = {
             "podAffinity": {

@@ -96,6 +96,10 @@ class Rejected(ReconcilerError):
     """The other side understood and said no."""
 
 
+class NotNow(Rejected):
+    """The other side said no because of how things are there at the moment: the same may be taken later."""
+
+
 class Unparsable(ReconcilerError):
     """The answer is not what the protocol promises."""
 

@@ -12,6 +12,7 @@ from reconciler.backends.kube_control import JOB, NAMESPACE, POD, QUEUE, SECRET
 from reconciler.backends.kube_refusals import Ask, Login, Status, status_of
 from reconciler.core.errors import (
     AccessRefused,
+    NotNow,
     OutcomeUnknown,
     ReconcilerError,
     Rejected,
@@ -40,15 +41,15 @@ SAID = {
     "errors/forbidden.exec": (EXEC, AccessRefused, "run a command in pod helper in namespace", "--subresource exec -n team-a"),
     "errors/forbidden.logs": (LOG, AccessRefused, "read the output of pod nobody", "can-i get pods --subresource log"),
     # what is not there
-    "python/no-such-crd": (GET, Rejected, "Volcano is not installed there", "api-resources --api-group batch.volcano.sh"),
-    "no-volcano/raw": (LIST, Rejected, "Volcano is not installed there", "Ask an administrator for Volcano"),
-    "errors/namespace.missing-create": (CREATE, Rejected, "there is no namespace no-such-ns", "create namespace no-such-ns"),
-    "no-volcano/namespace.missing-get": (GET, Rejected, "there is no namespace no-such-ns", "correct the host's namespace"),
-    "errors/namespace.terminating": (CREATE, Rejected, "being terminated", "get namespace team-a"),
+    "python/no-such-crd": (GET, NotNow, "Volcano is not installed there", "api-resources --api-group batch.volcano.sh"),
+    "no-volcano/raw": (LIST, NotNow, "Volcano is not installed there", "Ask an administrator for Volcano"),
+    "errors/namespace.missing-create": (CREATE, NotNow, "there is no namespace no-such-ns", "create namespace no-such-ns"),
+    "no-volcano/namespace.missing-get": (GET, NotNow, "there is no namespace no-such-ns", "correct the host's namespace"),
+    "errors/namespace.terminating": (CREATE, NotNow, "being terminated", "get namespace team-a"),
     # what the server refuses
-    "errors/quota.pod": (CREATE, Rejected, "exceeded quota: q, requested: pods=1", "describe resourcequota"),
-    "errors/quota.pod2": (CREATE, Rejected, "exceeded quota", "-n team-a describe resourcequota"),
-    "errors/podsecurity.pod": (CREATE, Rejected, "runAsNonRoot != true", "`volcano` settings"),
+    "errors/quota.pod": (CREATE, NotNow, "exceeded quota: q, requested: pods=1", "describe resourcequota"),
+    "errors/quota.pod2": (CREATE, NotNow, "exceeded quota", "-n team-a describe resourcequota"),
+    "errors/podsecurity.pod": (CREATE, Rejected, "runAsNonRoot != true", "`pod` and `container` of the host's entry"),
     "python/create-422": (CREATE, Rejected, "minAvailable of type int32", ""),
     "python/create-denied": (CREATE, Rejected, "'minAvailable' should not be greater", ""),
     "python/unknown-field-strict": (CREATE, Rejected, "strict decoding", "has no field spec.minAvailble"),
@@ -57,8 +58,8 @@ SAID = {
     "errors/invalid.far-too-large": (CREATE, Rejected, "too large", "3145728 bytes at most"),
     "errors/apply-server-side.scale": (PATCH, Rejected, "may not change fields", ""),
     "errors/patch.scale": (PATCH, Rejected, "must be <= 'replicas'", ""),
-    "queue/submit.missing": (CREATE, Rejected, "unable to find job queue", "get queues.scheduling.volcano.sh"),
-    "queue/submit.closed": (CREATE, Rejected, "`shut` status is `Closed`", "takes no jobs now"),
+    "queue/submit.missing": (CREATE, NotNow, "unable to find job queue", "get queues.scheduling.volcano.sh"),
+    "queue/submit.closed": (CREATE, NotNow, "`shut` status is `Closed`", "takes no jobs now"),
     "queue/delete.open": (Ask("delete", QUEUE, "", "default"), Rejected, "can not be deleted", ""),
     "errors/expired-continue": (LIST, Rejected, "invalid continue token", ""),
     # what passes

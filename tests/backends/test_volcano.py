@@ -18,7 +18,7 @@ from reconciler.backends.volcano_marks import annotations_of, labels_of, object_
 from reconciler.backends.volcano_sight import Limits, Scene, sight
 from reconciler.backends.volcano_words import Why
 from reconciler.core.cause import Cause
-from reconciler.core.errors import AccessRefused, OutcomeUnknown, Rejected, Unparsable, Unreachable
+from reconciler.core.errors import AccessRefused, NotNow, OutcomeUnknown, Rejected, Unparsable, Unreachable
 from reconciler.core.observation import Presence, ReportStatus
 from reconciler.core.protocols import Accepted, Declined, Known, Look
 from reconciler.core.secret import Secret
@@ -130,8 +130,8 @@ def creates_job_with(bench: Bench, error: Any) -> None:
     [
         (Rejected(f"Could not create Volcano job x: {WEBHOOK}no task"), "refused", True),
         (Rejected("Could not create Volcano job x: is invalid: metadata.labels"), "refused", True),
-        (Rejected("Could not create Volcano job x: exceeded quota: q, requested: count/jobs=1"), "refused", False),
-        (Rejected("Could not create x: namespace team-a because it is being terminated"), "refused", False),
+        (NotNow("Could not create Volcano job x: exceeded quota: q, requested: count/jobs=1"), "refused", False),
+        (NotNow("Could not create x: namespace team-a because it is being terminated"), "refused", False),
         (AccessRefused("jobs is forbidden"), "unreachable", False),
         (Unreachable("connection refused"), "unreachable", False),
     ],

@@ -51,7 +51,7 @@ def test_a_create_whose_answer_is_cut_is_one_job(site: KubeSite, backend):
 def test_a_job_that_the_webhook_refuses_leaves_no_secret(site: KubeSite, backend):
     answer = site.submit(backend, site.run(volcano={"queue": "nowhere"}))
     assert isinstance(answer, Declined)
-    assert (answer.reason, answer.final) == ("refused", True)
+    assert (answer.reason, answer.final) == ("refused", False)  # somebody may make that queue
     assert "nowhere" in answer.message
     assert (site.names(), site.names("secrets")) == ([], [])
 

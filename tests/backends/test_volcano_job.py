@@ -220,8 +220,29 @@ def test_without_accelerators_there_is_no_shared_memory_no_rdma_and_less_of_the_
     made = order({"nodes": 2, "gpus_per_node": 0}, site=replace(FULL_SITE, cpu_cpu="4", cpu_memory="8Gi"))
     assert container(made)["resources"]["limits"] == {"cpu": "4", "memory": "8Gi"}
     assert [one["name"] for one in pod(made)["volumes"]] == ["workspace", "run"]
-    assert "affinity" not in pod(made)
     assert container(order())["resources"]["limits"] == {"cpu": "8", "memory": "64Gi"}  # as in the original
+
+
+def test_a_gang_keeps_together_unless_the_inventory_says_otherwise():
+    (term,) = pod(order({"nodes": 2}))["affinity"]["podAffinity"]["preferredDuringSchedulingIgnoredDuringExecution"]
+    assert term["podAffinityTerm"]["topologyKey"] == "kubernetes.io/hostname"
+    apart = {"podAntiAffinity": {}}
+    assert pod(order({"nodes": 2}, site=replace(SITE, pod={"affinity": apart})))["affinity"] == apart
+
+
+def test_further_fields_stand_beside_ours_and_never_over_them():
+    extra = {"securityContext": {"fsGroup": 5}, "restartPolicy": "Always", "volumes": [{"name": "data"}]}
+    inner = {
+        "securityContext": {"privileged": False},
+        "env": [{"name": "A", "value": "b"}],
+        "volumeMounts": [{"name": "data"}],
+    }
+    made = order(site=replace(SITE, pod=extra, container=inner))
+    assert (pod(made)["securityContext"], pod(made)["restartPolicy"]) == ({"fsGroup": 5}, "Never")
+    assert [one["name"] for one in pod(made)["volumes"]] == ["workspace", "run", "data"]
+    assert container(made)["securityContext"] == {"privileged": False}
+    assert [one["name"] for one in container(made)["volumeMounts"]] == ["workspace", "run", "data"]
+    assert "A" in [one["name"] for one in container(made)["env"]]
 
 
 def test_part_of_a_machine_is_asked_for_as_it_is():
@@ -261,7 +282,7 @@ def test_secrets_are_in_no_object_but_the_secret():
     assert "A" not in env
     assert record(made)["handed_over"] == ["C"]
     (mounted,) = [one for one in pod(made)["volumes"] if one["name"] == "run"]
-    assert mounted["secret"] == {"secretName": made.name, "defaultMode": 0o400}
+    assert mounted["secret"] == {"secretName": made.name, "defaultMode": 0o444}
 
 
 def expanded(text: str) -> str:
