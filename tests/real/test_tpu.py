@@ -18,6 +18,7 @@ from reconciler.backends.tpu_gcloud import GcloudControl, run_gcloud
 from tests.emulators.tpu.emulator import GET_GCLOUD, GET_LIBRARY, have_library
 from tests.lab.sshd import require_sshd
 from tests.real.cloud import OTHER, Cloud, cloud, ok
+from tests.real.gang import TRAIN
 
 pytestmark = [
     pytest.mark.real,
@@ -111,22 +112,6 @@ def test_the_logs_of_each_worker(group: Cloud):
 
 
 # --- taken back, broken, unreachable
-
-TRAIN = """
-import os, pathlib, time
-from runtime import api
-rank, shared = os.environ["RECONCILER_NODE_RANK"], pathlib.Path(os.environ["SHARED"])
-newest = api.resume()
-if os.environ["RECONCILER_ATTEMPT"] == "2":
-    start = int((pathlib.Path(newest) / "step").read_text())
-    (shared / f"resumed-{rank}").write_text(f"{start} in attempt {os.environ['RECONCILER_ATTEMPT']}")
-    raise SystemExit(0)
-if rank == "0":
-    with api.checkpoint(5) as path:
-        (pathlib.Path(path) / "step").write_text("5")
-(shared / f"began-{rank}").touch()
-time.sleep(600)
-"""
 
 
 def test_preempted_in_the_middle_it_resumes_from_its_checkpoint_on_another_vm(group: Cloud):
