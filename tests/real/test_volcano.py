@@ -511,3 +511,20 @@ def test_a_helper_that_was_lost_is_made_again(group: KubeSite):
         out, err = process.communicate(timeout=20)
     assert process.returncode == 0, (out, err)
     assert group.helpers() == []
+
+
+def test_a_look_beside_leaves_the_helper_that_is_in_use(group: KubeSite):
+    group.make(group.inventory())
+    ok(group("apply", "--yes"))  # the claim has been looked at
+    group.gang("t", ["true"])
+    group.commit()
+    group.kube.slow_start(8.0)
+    process = group.start("apply", "--yes", "--wait")
+    group.kube.wait(group.helpers, 30)
+    used = group.helpers()
+    assert group("status").code == 0
+    assert set(used) <= set(group.helpers())
+    group.kube.slow_start(0.0)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, (out, err)
+    assert group.helpers() == []
