@@ -15,7 +15,7 @@ from reconciler.core.actions import Action, Release, Start, Stop, Verb
 from reconciler.core.backoff import delay_s
 from reconciler.core.cause import Cause
 from reconciler.core.cost import cost_of
-from reconciler.core.errors import ReconcilerError, Retry
+from reconciler.core.errors import LockHeld, ReconcilerError, Retry
 from reconciler.core.job import Desired, JobSpec
 from reconciler.core.machine import Machine
 from reconciler.core.memory import (
@@ -36,7 +36,7 @@ from reconciler.core.memory import (
 from reconciler.core.names import JobKey, run_id
 from reconciler.core.phase import Phase
 from reconciler.core.plan import Plan
-from reconciler.core.protocols import Accepted, Backend, Declined, Facts, Known, Rents, Submission
+from reconciler.core.protocols import Accepted, Backend, Declined, Facts, Known, Rents, Store, Submission
 from reconciler.core.run import Run
 from reconciler.core.secret import Secret
 
@@ -138,8 +138,9 @@ def act(
     if not work:
         return done
     rescans: list[str] = []
-    calls = {host: _on_lane(host, item, ports, progress) for host, item in work.items()}
-    for host, results in lanes.each(calls, tick=ports.store.renew):
+    leave = _Leave(ports.store)
+    calls = {host: _on_lane(host, item, ports, progress, leave) for host, item in work.items()}
+    for host, results in lanes.each(calls, tick=leave.renew):
         settled, items, rescan = _settle(host, work[host], results, desired, memories, ports)
         ports.store.append(settled, commit=commit, why=why)
         if rescan:
@@ -219,7 +220,33 @@ class _Results:
     starts: Mapping[str, _Result]
 
 
-def _on_lane(host: str, work: _HostWork, ports: Ports, progress: Progress | None) -> Callable[[], _Results]:
+class _Leave:
+    """May an effect still be made? Lanes ask before each: a process that slept through its lock's term, or was told that another
+    reconciler has it, does nothing more. It is set by the pass's thread and read by all."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._lost = False
+
+    def renew(self) -> None:
+        """Keep the lock. Raises LockHeld or StoreError, and from then on nothing may be done."""
+        try:
+            self._store.renew()
+        except ReconcilerError:
+            self._lost = True
+            raise
+
+    def check(self) -> None:
+        """Raises LockHeld."""
+        if self._lost or not self._store.holds():
+            raise LockHeld(
+                "The lock of this repository's state was lost before this was done; whoever has it now looks again"
+            )
+
+
+def _on_lane(
+    host: str, work: _HostWork, ports: Ports, progress: Progress | None, leave: _Leave
+) -> Callable[[], _Results]:
     """The work of one host: stops and deletions first, for they free what the starts need; then one submit for all starts."""
 
     def call() -> _Results:
@@ -227,30 +254,32 @@ def _on_lane(host: str, work: _HostWork, ports: Ports, progress: Progress | None
         stops: list[str | ReconcilerError] = []
         for _, stop in work.stops:
             try:
+                leave.check()
                 known = Known(stop.run, stop.handle)
                 stops.append(backend.cancel(known, reason=stop.cause.value, grace_s=stop.grace_s, force=stop.forced))
             except ReconcilerError as error:
                 stops.append(error)
-        releases = tuple(_release(backend, release) for _, release in work.releases)
-        starts = _start_all(host, work.starts, ports, progress, send=False)
+        releases = tuple(_release(backend, release, leave) for _, release in work.releases)
+        starts = _start_all(host, work.starts, ports, progress, leave, send=False)
         missing = [ready for ready in work.starts if _is_missing(starts.get(ready.run.run_id))]
         if missing:
-            starts |= _start_all(host, missing, ports, progress, send=True)
+            starts |= _start_all(host, missing, ports, progress, leave, send=True)
         return _Results(tuple(stops), releases, starts)
 
     return call
 
 
-def _release(backend: Backend, release: Release) -> str | ReconcilerError:
+def _release(backend: Backend, release: Release, leave: _Leave) -> str | ReconcilerError:
     assert isinstance(backend, Rents)
     try:
+        leave.check()
         return backend.release(release.machine)
     except ReconcilerError as error:
         return error
 
 
 def _start_all(
-    host: str, starts: Sequence[_Ready], ports: Ports, progress: Progress | None, *, send: bool
+    host: str, starts: Sequence[_Ready], ports: Ports, progress: Progress | None, leave: _Leave, *, send: bool
 ) -> dict[str, _Result]:
     """Submit all starts of a host in one call (in as many as its batches need). `send`: bring their code there first."""
     backend = ports.backends(host)
@@ -270,6 +299,7 @@ def _start_all(
     for first in range(0, len(submissions), backend.capabilities.batch_max):
         batch = submissions[first : first + backend.capabilities.batch_max]
         try:
+            leave.check()
             results.update(backend.submit(batch))
         except ReconcilerError as error:
             results.update({item.run.run_id: error for item in batch})

@@ -234,7 +234,9 @@ def _never_started(
     ):
         message = f"the launch of attempt {run.attempt} on {run.host} was cut short and left nothing; it is sent again"
         verb = Verb.LAUNCH if run.attempt == 1 else Verb.REQUEUE
-        effect = Start(None, run.attempt, run.commit, again=run)
+        # What runs is what the manifest says, never what a record says that it said: others may write the state.
+        again = replace(run, normal=desired.normal, spec_digest=desired.spec_digest)
+        effect = Start(None, run.attempt, run.commit, again=again)
         action = Action(verb, memory.job, "LaunchUnsettled", message, run.run_id, run.host, effect=effect)
         return Tended(memory, lines, _view(memory, run, Phase.PENDING, "LaunchUnsettled", message), action)
     if frozen or (desired is None and not prunable):
@@ -298,7 +300,7 @@ def _alive(
     if desired.spec_digest != run.spec_digest:
         lines = (Edited(run.run_id, replace(run, spec_digest=desired.spec_digest, normal=desired.normal)),)
     if seen.machine is not None and phase is Phase.PROVISIONING:
-        verdict = _provision(memory, run, seen, seen.machine, now)
+        verdict = _provision(memory, run, seen, seen.machine, now, desired)
         return replace(verdict, lines=(*lines, *verdict.lines))
     if seen.queue is not None and phase is Phase.QUEUED:
         return Verdict(_view(memory, run, phase, seen.queue.reason or "Queued", in_queue(seen.queue), report), lines)
@@ -358,8 +360,12 @@ def _must_end_there(
     return None
 
 
-def _provision(memory: Memory, run: Run, seen: Sighting, machine: Machine, now: float) -> Verdict:
-    """Its machine is being made, or waits for the rest of the launch."""
+def _provision(
+    memory: Memory, run: Run, seen: Sighting, machine: Machine, now: float, desired: Desired | None = None
+) -> Verdict:
+    """Its machine is being made, or waits for the rest of the launch: of the run as `desired` says it, where that is the same."""
+    if desired is not None:
+        run = replace(run, normal=desired.normal, spec_digest=desired.spec_digest)
     if not seen.unfinished:
         message = f"{machine.shown} is {machine.words}, for {max(0.0, now - memory.run_at):.0f} s now"
         return Verdict(_view(memory, run, Phase.PROVISIONING, "Provisioning", message, seen.report))

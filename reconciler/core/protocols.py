@@ -227,6 +227,10 @@ class Store(Protocol):
         """Keep the lock for another term. Raises LockHeld when it was lost meanwhile: then no effect may follow."""
         ...
 
+    def holds(self) -> bool:
+        """Is the lock ours, as far as this process can tell without asking anybody? From any thread; costs nothing."""
+        ...
+
     def unlock(self) -> None:
         """Give the lock back. Never raises for a lock that is not ours any more."""
         ...

@@ -151,6 +151,10 @@ class GitStore:
         if self._head["lock"]["expires"] - self._now() < LOCK_TERM_S / 2:
             self._push("at work")
 
+    def holds(self) -> bool:
+        lock = self._head["lock"]
+        return self._epoch is not None and lock is not None and self._now() <= float(lock["expires"])
+
     def unlock(self) -> None:
         """Give the lock back, with what came of effects. Where nothing was written, nothing is left of having held it."""
         if self._epoch is None:

@@ -50,6 +50,7 @@ class SqliteStore:
         self._now = now
         self._holder = myself(actor or default_actor())
         self._epoch: int | None = None
+        self._expires = 0.0
         self._cache: tuple[int, dict[JobKey, Memory]] | None = None
         try:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -217,11 +218,17 @@ class SqliteStore:
                 "UPDATE lock SET epoch = ?, holder = ?, expires = ?",
                 (self._epoch, json.dumps(asdict(self._holder)), now + LOCK_TERM_S),
             )
+            self._expires = now + LOCK_TERM_S
 
     def renew(self) -> None:
         with self._transaction():
             self._check_epoch()
-            self._db.execute("UPDATE lock SET expires = ?", (self._now() + LOCK_TERM_S,))
+            expires = self._now() + LOCK_TERM_S
+            self._db.execute("UPDATE lock SET expires = ?", (expires,))
+        self._expires = expires
+
+    def holds(self) -> bool:
+        return self._epoch is not None and self._now() <= self._expires
 
     def unlock(self) -> None:
         if self._epoch is None:
