@@ -291,8 +291,8 @@ class Reconciler:
 
 def _covers(had: Look, wanted: Look) -> bool:
     """Does an earlier look answer this one? Of the same runs, and of at least the same things."""
-    same = {item.run.run_id: item.handle for item in had.known} == {
-        item.run.run_id: item.handle for item in wanted.known
+    same = {item.run.run_id: (item.handle, item.stopping) for item in had.known} == {
+        item.run.run_id: (item.handle, item.stopping) for item in wanted.known
     }
     return same and had.scan >= wanted.scan and had.probe >= wanted.probe
 
@@ -345,7 +345,9 @@ def _looks(
     known: dict[str, list[Known]] = {}
     for memory in memories.values():
         if memory.run is not None:
-            known.setdefault(memory.run.host, []).append(Known(memory.run, memory.handle))
+            known.setdefault(memory.run.host, []).append(
+                Known(memory.run, memory.handle, memory.run_at, memory.stop is not None)
+            )
     probe: set[str] = set()
     every = {view.name for view in ports.hosts}
     rented = {view.name for view in ports.hosts if view.rented is not None}

@@ -35,7 +35,7 @@ HELPER_S = 60.0
 
 _RIGHTS: tuple[tuple[Kind, str, tuple[str, ...]], ...] = (
     (JOB, "", ("create", "get", "list", "delete")),
-    (POD, "", ("list", "delete")),
+    (POD, "", ("list", "watch", "delete")),
     # Opened by a GET: servers before 1.35 ask for `get`, later ones for `create`.
     (POD, "exec", ("create", "get")),
     (POD, "log", ("get",)),

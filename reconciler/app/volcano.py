@@ -74,8 +74,7 @@ def open_volcano(
             pod=host.pod,
             container=host.container,
         ),
-        Limits(host.pending_timeout_s, host.stuck_timeout_s),
-        host.lost_timeout_s,
+        Limits(host.pending_timeout_s, host.stuck_timeout_s, host.lost_timeout_s),
         queue=host.queue or DEFAULT_QUEUE,
         kubectl=[
             "kubectl",

@@ -10,15 +10,19 @@ all were well when the server dies under it was seen on a real cluster (kubectl 
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol
 
 from reconciler.backends.kube_control import Kind, Listed
-from reconciler.core.errors import ReconcilerError
+from reconciler.core.errors import AccessRefused, ReconcilerError
 
 # The server ends a watch after this long; without one byte for longer, a bookmark included, it is taken for dead.
 WATCH_S = 240
 SILENCE_S = 300.0
+# A watch that ends within this was none, and is not opened again at once.
+SHORT_S = 1.0
+REFUSED_PAUSES = 30
 _CHANGES = frozenset({"ADDED", "MODIFIED", "DELETED"})
 
 
@@ -38,18 +42,29 @@ def listen(
     changed: Callable[[], None],
     going: Callable[[], bool],
     pause: Callable[[], None],
+    clock: Callable[[], float] = time.monotonic,
 ) -> None:
     """Call `changed` for every change among the objects with `labels`, and whenever one may have been missed, until `going` says
-    no, which is asked at each event. `pause` is called after a failure."""
-    version = ""
+    no, which is asked at each event. `pause` is called after a failure, and after a watch that ended
+    at once."""
+    version, refused = "", False
     while going():
+        began = clock()
         try:
             if not version:
                 version = source.list(kind, labels=labels).version
-                changed()
+                if not refused:
+                    changed()
             version = _follow(source, kind, labels, version, changed, going)
+        except AccessRefused:
+            # Whoever may list and not watch hears nothing, and is not told every time that it may have missed something.
+            for _ in range(REFUSED_PAUSES):
+                pause()
+            version, refused = "", True
+            continue
         except ReconcilerError:
             version = ""
+        if clock() - began < SHORT_S:
             pause()
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from reconciler.backends import kube_watch
@@ -21,10 +21,9 @@ from reconciler.backends.node_call import NodeSettings, record_of
 from reconciler.backends.volcano_answers import event_of, group_of, job_of, pod_of, queue_of
 from reconciler.backends.volcano_helper import made_at
 from reconciler.backends.volcano_job import CONTAINER, Order, PodSite, order_of, owner_reference, with_secrets
-from reconciler.backends.volcano_marks import HELPER, OWNER, RUN, label_value, labels_of, object_name, run_of
-from reconciler.backends.volcano_sight import Limits, Scene, Seen, ending, handle_of, is_unclear, sight, vanished
+from reconciler.backends.volcano_marks import HELPER, HOST, OWNER, RUN, label_value, labels_of, object_name, run_of
+from reconciler.backends.volcano_sight import Limits, Scene, ending, handle_of, is_unclear, sight, vanished
 from reconciler.backends.volcano_space import Space
-from reconciler.core.cause import Cause
 from reconciler.core.errors import (
     AccessRefused,
     NotNow,
@@ -36,7 +35,7 @@ from reconciler.core.errors import (
 )
 from reconciler.core.gangs import QueueRoom
 from reconciler.core.job import Json
-from reconciler.core.observation import Capacity, Census, Presence, Report, ReportStatus, Sighting
+from reconciler.core.observation import Capacity, Census, Presence, Report, Sighting
 from reconciler.core.protocols import (
     Accepted,
     Capabilities,
@@ -53,8 +52,6 @@ from reconciler.core.transport import Transport
 from reconciler.core.volcano import Pod, VcJob, VcQueueState
 
 LOG_BYTES_MAX = 64 << 20
-# How long part of a gang may run on after another part's end: then Volcano is not doing what its policies say.
-BROKEN_S = 120.0
 # How long after its create a job that no list shows may be one that is not shown yet (seconds): some servers answer from a copy.
 LISTED_S = 120.0
 # How old a Secret without a job must be before it is nobody's (seconds): its create may be on its way. Clocks differ by less.
@@ -71,7 +68,6 @@ class VolcanoSite:
 
     pods: PodSite
     limits: Limits = field(default_factory=Limits)
-    lost_s: float = 600.0
     queue: str = "default"
     kubectl: Sequence[str] = ("kubectl",)
     """How a person calls kubectl for this cluster."""
@@ -102,7 +98,6 @@ class VolcanoBackend:
         self._spaces: dict[str, Space] = {}
         self._lacking: set[str] = set()
         self._ended: set[str] = set()
-        self._troubles: dict[str, float] = {}
 
     # --- submitting
 
@@ -184,8 +179,7 @@ class VolcanoBackend:
         self._adopt_secret(space, order.name, job.object)
         seen = job_of(job.object)
         handle = handle_of(run, seen, order.namespace)
-        native = {**handle.native, "asked_at": self._now()}
-        return Accepted(replace(handle, native=native), repeated=job.repeated)
+        return Accepted(handle, repeated=job.repeated)
 
     def _bring(self, space: Space, item: Submission) -> str:
         """The runtime is brought along; of a tree that is not there, the name is given."""
@@ -259,12 +253,18 @@ class VolcanoBackend:
         space = self._space(namespace)
         owner = {OWNER: "" if everybodys else label_value(self._owner)}
         objects = space.kube.list(JOB, labels=owner).objects
-        pods = [pod_of(each) for each in space.kube.list(POD, labels=owner).objects]
+        listed = space.kube.list(POD, labels=owner).objects
+        pods = [pod_of(each) for each in listed]
         helpers = [each for each in objects if HELPER in _texts(each, "labels")]
         jobs = [job_of(each) for each in objects if RUN in _texts(each, "labels")]
         runs = {run.run_id: (run, job) for job in jobs if (run := _run_of(job)) is not None}
         ours = {run_id for run_id, (run, _) in runs.items() if run.host == self._settings.name or run_id in known}
-        space.running = [pod.name for pod in pods if _can_be_asked(pod)]
+        mine = {HOST: label_value(self._settings.name), OWNER: label_value(self._owner)}
+        space.running = [
+            pod.name
+            for pod, each in zip(pods, listed, strict=True)
+            if _can_be_asked(pod) and mine.items() <= pod.labels.items() and _mounts(each, self._site.pods.claim)
+        ]
         self._tidy(space, helpers, jobs)
         if not everybodys:
             self._end_suspended(space, [pair for run_id, pair in runs.items() if run_id not in known], pods)
@@ -277,18 +277,13 @@ class VolcanoBackend:
             run, job = runs[run_id]
             waited_s = self._waited_s(known.get(run_id))
             live, limits = written.get(run_id), self._site.limits
-            seen = sight(run, job, scene, live, limits, namespace=namespace, waited_s=waited_s)
-            found[run_id] = self._settled(run_id, seen)
+            found[run_id] = sight(run, job, scene, live, limits, namespace=namespace, waited_s=waited_s)
         missing = [
             item
             for run_id, item in known.items()
             if run_id not in found and self._where(item.run, item.handle) == namespace
         ]
-        found |= self._missing(space, missing, pods, namespace)
-        self._troubles = {
-            run_id: since for run_id, since in self._troubles.items() if run_id in known or run_id in found
-        }
-        return found
+        return found | self._missing(space, missing, pods, namespace)
 
     def _scene(self, space: Space, jobs: Sequence[VcJob], pods: Sequence[Pod]) -> Scene:
         """Events, pod groups and queues are asked for only when something does not simply run."""
@@ -310,24 +305,7 @@ class VolcanoBackend:
 
     def _waited_s(self, item: Known | None) -> float:
         """Since its launch, by our clock."""
-        asked_at = item.handle.native.get("asked_at") if item is not None and item.handle is not None else None
-        return self._now() - asked_at if isinstance(asked_at, (int, float)) else 0.0
-
-    def _settled(self, run_id: str, seen: Seen) -> Sighting:
-        """A trouble that lasts breaks the run. It is counted by our clock, since we saw it."""
-        if not seen.trouble:
-            self._troubles.pop(run_id, None)
-            return seen.sighting
-        since = self._troubles.setdefault(run_id, self._now())
-        sighting = seen.sighting
-        broken = sighting.report is not None and sighting.report.status.final
-        if self._now() - since < (BROKEN_S if broken else self._site.lost_s):
-            return replace(sighting, error=seen.trouble)
-        if broken or sighting.stopping:
-            return replace(sighting, broken=not sighting.stopping)
-        base = sighting.report or Report(ReportStatus.RUNNING, seq=0)
-        lost = replace(base, status=ReportStatus.FAILED, cause=Cause.INFRASTRUCTURE, message=seen.trouble)
-        return replace(sighting, broken=True, report=lost)
+        return self._now() - item.since if item is not None and item.since else 0.0
 
     def _missing(
         self, space: Space, items: Sequence[Known], pods: Sequence[Pod], namespace: str
@@ -343,9 +321,12 @@ class VolcanoBackend:
             run, run_id = item.run, item.run.run_id
             left = [pod for pod in pods if _belongs(pod, run) and not pod.over]
             if left:
-                found[run_id] = self._settled(run_id, ending(run, left, namespace, self._name(item)))
-            elif item.handle is None or run_id in self._ended:
+                limits = self._site.limits
+                found[run_id] = ending(run, left, limits, namespace=namespace, name=self._name(item))
+            elif item.handle is None:
                 found[run_id] = Sighting(run_id, Presence.ABSENT)
+            elif item.stopping or run_id in self._ended:
+                found[run_id] = self._gone_on_request(space, item, namespace)
             else:
                 gone.append(item)
         if not gone:
@@ -361,15 +342,24 @@ class VolcanoBackend:
             if run.run_id in unread:
                 why = f"its job is gone, and how it ended cannot be read from the claim: {unread[run.run_id]}"
                 found[run.run_id] = Sighting(run.run_id, Presence.UNKNOWN, error=why)
-            elif job is not None and _is_of(job, run):
-                why = f"Volcano job {name} exists, and {namespace} does not list it yet"
-                found[run.run_id] = Sighting(run.run_id, Presence.UNKNOWN, error=why)
-            elif report is None and self._waited_s(item) < LISTED_S:
+            elif job is not None and (_is_of(job, run) or _is_the_same(job, item)):
+                found[run.run_id] = Sighting(
+                    run.run_id, Presence.UNKNOWN, error=_there_all_the_same(job, run, namespace)
+                )
+            elif report is None and item.since and self._waited_s(item) < LISTED_S:
                 why = f"Volcano job {name} was made a moment ago, and {namespace} does not list it yet"
                 found[run.run_id] = Sighting(run.run_id, Presence.UNKNOWN, error=why)
             else:
                 found[run.run_id] = vanished(run, name, report)
         return found
+
+    def _gone_on_request(self, space: Space, item: Known, namespace: str) -> Sighting:
+        """Of a run whose end we have asked for: a whole list without it, and no job of its name. Why it ended, we know."""
+        run = item.run
+        job = space.kube.get(JOB, self._name(item))
+        if job is not None and (_is_of(job, run) or _is_the_same(job, item)):
+            return Sighting(run.run_id, Presence.UNKNOWN, error=_there_all_the_same(job, run, namespace))
+        return Sighting(run.run_id, Presence.ABSENT)
 
     def _end_suspended(self, space: Space, unminded: Sequence[tuple[Run, VcJob]], pods: Sequence[Pod]) -> None:
         """A job that somebody suspended (Volcano: Aborted) has ended for us: its pods were killed, and a pod that a resume brings
@@ -421,11 +411,12 @@ class VolcanoBackend:
     def _capacity(self) -> Capacity:
         key, kube = self._site.pods.gpu_key, self._space(self._site.pods.namespace).kube
         try:
+            unread = ""
             try:
                 found: Sequence[Object | None] = kube.list(QUEUE).objects
-            except AccessRefused:
+            except AccessRefused as error:
                 # A user of one namespace may often look at the one queue that is theirs, and at no other.
-                found = [kube.get(QUEUE, self._site.queue)]
+                found, unread = [kube.get(QUEUE, self._site.queue)], error.message
             queues = [queue_of(each) for each in found if each is not None]
         except ReconcilerError as error:
             return Capacity(0, error=_said(error))
@@ -435,7 +426,7 @@ class VolcanoBackend:
             used = (queue.allocated or {}).get(key, 0.0)
             state = "Open" if queue.state is VcQueueState.OPEN else queue.word
             rooms[queue.name] = QueueRoom(queue.name, state, None if cap is None else int(cap), int(used))
-        return Capacity(0, rooms=rooms)
+        return Capacity(0, error=unread, rooms=rooms)
 
     def listen(self, *, changed: Callable[[], None], going: Callable[[], bool], pause: Callable[[], None]) -> None:
         """Whatever happens to a run, its pods show it first. See protocols.Announces."""
@@ -449,7 +440,8 @@ class VolcanoBackend:
     # --- stopping
 
     def cancel(self, known: Known, *, reason: str, grace_s: float, force: bool = False) -> str:
-        """Delete the job; its pods get its grace. `force`: delete the pods at once, as on a node that does not answer."""
+        """Delete the job; its pods get its grace, after which their kubelets kill them. `force`: remove the pods that no kubelet
+        will end, because their node is silent or they have none; what may still run there ends by its fence."""
         run, name, namespace = known.run, self._name(known), self._where(known.run, known.handle)
         space = self._space(namespace)
         found = space.kube.get(JOB, name)
@@ -459,7 +451,7 @@ class VolcanoBackend:
             job = job_of(found)
             if not _is_of(found, run):
                 raise Rejected(f"Volcano job {name} in {namespace} was not made for this attempt: it is left alone")
-            if job.finished and not any(not pod.over for pod in pods):
+            if all(pod.over for pod in pods) and (job.finished or len(pods) >= job.replicas):
                 return told
             if not force and not job.deleting:
                 self._tell(space, pods, run, reason, grace_s)
@@ -469,9 +461,10 @@ class VolcanoBackend:
                 told = f"Volcano job {name} is being deleted already"
             self._ended.add(run.run_id)
         if force:
-            for pod in pods:
+            stuck = [pod for pod in pods if pod.node_lost or not pod.node]
+            for pod in stuck:
                 space.kube.delete(POD, pod.name, uid=pod.uid, grace_s=0)
-            told += f"; {len(pods)} pods are removed without grace" if pods else ""
+            told += f"; {len(stuck)} pods are removed without grace" if stuck else ""
         return told
 
     def _tell(self, space: Space, pods: Sequence[Pod], run: Run, reason: str, grace_s: float) -> None:
@@ -560,6 +553,28 @@ def _shown(space: Space, kind: Kind) -> Sequence[Object]:
         return space.kube.list(kind).objects
     except AccessRefused:
         return ()
+
+
+def _is_the_same(found: Object, item: Known) -> bool:
+    """Is it the very object that was made for the run, whatever was done to its marks?"""
+    uid = item.handle.native.get("uid") if item.handle is not None else None
+    return bool(uid) and (found.get("metadata") or {}).get("uid") == uid
+
+
+def _there_all_the_same(found: Object, run: Run, namespace: str) -> str:
+    name = (found.get("metadata") or {}).get("name")
+    if _is_of(found, run):
+        return f"Volcano job {name} exists, and {namespace} does not list it yet"
+    return (
+        f"Volcano job {name} in {namespace} is there, and somebody has changed its marks (labels and annotations that begin with "
+        f"reconciler/): it is left alone. Put them back, or delete it with kubectl"
+    )
+
+
+def _mounts(pod: Object, claim: str) -> bool:
+    """Does it see this claim? Pods of another host, or from before the inventory named another one, see another."""
+    volumes = (pod.get("spec") or {}).get("volumes") or ()
+    return any((one.get("persistentVolumeClaim") or {}).get("claimName") == claim for one in volumes)
 
 
 def _is_of(found: Object, run: Run) -> bool:

@@ -31,6 +31,7 @@ _USABLE_S = 12 * 60  # after which a call gets a new helper, so that it is not c
 _LEFTOVER_S = 20 * 60  # older than that, it should have ended by itself
 _PAUSE_S, _PAUSE_MAX_S = 0.3, 2.0
 _SLEEP = f"trap 'exit 0' TERM INT; sleep {LIFE_S} & wait"
+_SHUT = "The work on this host was broken off; no helper is made any more"
 _JOB_NAME = "volcano.sh/job-name"  # Volcano's label of a job's pods
 _OVER = frozenset({"Failed", "Aborted", "Aborting", "Terminated", "Terminating", "Completed", "Completing"})
 
@@ -138,6 +139,7 @@ class Helper:
         self._uid = ""
         self._made_at = 0.0
         self._open: Transport | None = None
+        self._shut = False
 
     @property
     def name(self) -> str:
@@ -150,13 +152,19 @@ class Helper:
         Raises what creating it raises, and Unreachable when its pod does not come up within `ready_s`, or `within_s`, with the
         reason; what was made is deleted then.
         """
+        if self._shut:
+            raise Unreachable(_SHUT)
         if self._open is not None and self._clock() - self._made_at < _USABLE_S:
             return self._open
         self.close()
-        self._name = f"reconciler-helper-{self._token()}"
+        name = self._name = f"reconciler-helper-{self._token()}"
         self._made_at = self._clock()
         try:
-            self._uid = _uid(self._kube.create(JOB, job_of(self.wish, self._name)).object)
+            uid = _uid(self._kube.create(JOB, job_of(self.wish, name)).object)
+            # Shut meanwhile, it was not there yet to be deleted.
+            self._name, self._uid = name, uid
+            if self._shut:
+                raise Unreachable(_SHUT)
             self._open = self._transport(self._wait(self._ready_s if within_s is None else within_s))
         except BaseException:
             # Also for a person's Ctrl-C. What cannot be deleted now ends by itself.
@@ -183,6 +191,12 @@ class Helper:
         if self._uid:
             self._kube.delete(JOB, self._name, uid=self._uid)
         self._name = self._uid = ""
+
+    def shut(self) -> None:
+        """Close for good, also against a lane that is waiting for the helper right now, as after Ctrl-C: it gets Unreachable.
+        Raises like `close`."""
+        self._shut = True
+        self.close()
 
     def sweep(self, found: Iterable[Object]) -> list[str]:
         """Delete the leftovers among `found` jobs, and give their names: helpers of our owner that our maker made before us, or

@@ -38,9 +38,12 @@ _BROKEN = frozenset(
         "UnknownPhase",
         "Starting",
         "Restarting",
-        "Ending",
     }
 )
+
+
+# Volcano is ending the pods: they have their grace, and no other patience than a silent node's counts.
+_ON_THE_WAY_OUT = frozenset({VcPhase.COMPLETING, VcPhase.TERMINATING, VcPhase.ABORTING})
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,18 +60,13 @@ class Scene:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How long what is borne, in seconds: waiting for room (None: for ever), waiting for what never mends."""
+    """How long what is borne, in seconds: waiting for room (None: for ever), waiting for what never mends, a silent node, and
+    part of a gang that goes on after another part's end: then Volcano is not doing what its policies say."""
 
     pending_s: float | None = None
     stuck_s: float = 1800.0
-
-
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """A sighting, and what of it is a trouble only if it lasts: in words, "" for none."""
-
-    sighting: Sighting
-    trouble: str = ""
+    lost_s: float = 600.0
+    broken_s: float = 120.0
 
 
 def parts_of(job: VcJob, pods: Sequence[Pod], run_id: str) -> list[Sighting]:
@@ -86,7 +84,7 @@ def is_unclear(job: VcJob, pods: Sequence[Pod]) -> bool:
 
 def sight(
     run: Run, job: VcJob, scene: Scene, live: Report | None, limits: Limits, *, namespace: str, waited_s: float
-) -> Seen:
+) -> Sighting:
     """One run. `live` is what it wrote on the claim, where that was read; `waited_s` is since its launch, by our clock."""
     own = pods_of(job, scene.pods)
     parts = parts_of(job, scene.pods, run.run_id)
@@ -100,26 +98,30 @@ def sight(
         run=run,
     )
     ended = end_of(job, scene.pods, scene.events, parts)
+    over = all(part.presence is Presence.PRESENT and not part.alive for part in parts)
+    if ended is None and over and gang.report is not None and gang.report.status is ReportStatus.COMPLETED:
+        ended = gang.report  # by the kubelets' word, whenever Volcano's controller says so, too
     lives = gang.alive or any(part.presence is Presence.UNKNOWN for part in parts)
     if ended is not None and not lives:
-        return Seen(replace(base, alive=False, stopping="", report=_with(ended, live), queue=_ended(job)))
+        return replace(base, alive=False, stopping="", report=_with(ended, live), queue=_ended(job))
     lost = node_lost(own)
     nodes = ", ".join(sorted({pod.node for pod in own if pod.node}))
-    if ended is not None or job.deleting:
-        queue = QueueJob(
-            job.name, job.name, "", QueueState.RUNNING, job.word, nodes=nodes, sentence=lost or "its pods are ending"
-        )
-        return Seen(replace(base, queue=queue, report=live), lost)
+    patience = Patience("NodeLost", limits.lost_s, Cause.INFRASTRUCTURE, lost) if lost else None
+    if ended is not None or job.deleting or job.phase in _ON_THE_WAY_OUT:
+        sentence = lost or "its pods are ending"
+        queue = QueueJob(job.name, job.name, "", QueueState.RUNNING, job.word, nodes=nodes, sentence=sentence)
+        return replace(base, queue=queue, report=live, patience=patience, error=lost)
     if gang.begun == len(parts):
-        queue = QueueJob(
-            job.name, job.name, "", QueueState.RUNNING, "RUNNING" if not lost else job.word, nodes=nodes, sentence=lost
-        )
-        running = live or Report(ReportStatus.RUNNING, seq=0, detail="")
-        trouble = lost or (
-            f"a pod of it ended, and the rest goes on: {_first_line(gang.report)}" if gang.broken else ""
-        )
-        report = gang.report if gang.broken and gang.report is not None else running
-        return Seen(replace(base, queue=queue, report=report), trouble)
+        word = "RUNNING" if not lost else job.word
+        queue = QueueJob(job.name, job.name, "", QueueState.RUNNING, word, nodes=nodes, sentence=lost)
+        report, error = live or Report(ReportStatus.RUNNING, seq=0), lost
+        if (gang.broken or over) and gang.report is not None:
+            # Who or what ended it, Volcano will say in a moment; what it does not say, the pods have.
+            what = "all its pods have ended" if over else "a pod of it ended, and the rest goes on"
+            report, words = gang.report, f"{what}, and Volcano has done nothing about it: {_first_line(gang.report)}"
+            patience = patience or Patience("GangBroken", limits.broken_s, report.cause or Cause.FAILURE, words)
+            error = "; ".join(filter(None, (lost, words)))
+        return replace(base, queue=queue, report=report, patience=patience, error=error)
     said = pending(
         job, scene.pods, scene.groups.get(job.uid), scene.events, scene.queues.get(job.queue), waited_s=waited_s
     )
@@ -135,7 +137,7 @@ def sight(
         reason=why.reason,
         sentence=why.sentence,
     )
-    return Seen(replace(base, queue=queue, patience=_patience(why, limits)), lost)
+    return replace(base, queue=queue, patience=patience or _patience(why, limits), error=lost)
 
 
 def handle_of(run: Run, job: VcJob, namespace: str) -> Handle:
@@ -143,7 +145,7 @@ def handle_of(run: Run, job: VcJob, namespace: str) -> Handle:
     return Handle(run.run_id, run.token, {"job": job.name, "uid": job.uid, "namespace": namespace})
 
 
-def ending(run: Run, pods: Sequence[Pod], namespace: str, name: str) -> Seen:
+def ending(run: Run, pods: Sequence[Pod], limits: Limits, *, namespace: str, name: str) -> Sighting:
     """The job is gone, its pods are not yet: they may run until they are."""
     lost = node_lost(pods)
     names = ", ".join(pod.name for pod in pods)
@@ -152,7 +154,18 @@ def ending(run: Run, pods: Sequence[Pod], namespace: str, name: str) -> Seen:
     )
     native = {"job": name, "namespace": namespace}
     handle = Handle(run.run_id, run.token, native)
-    return Seen(Sighting(run.run_id, Presence.PRESENT, True, stopping="deleted", handle=handle, run=run, queue=queue))
+    patience = Patience("NodeLost", limits.lost_s, Cause.INFRASTRUCTURE, lost) if lost else None
+    return Sighting(
+        run.run_id,
+        Presence.PRESENT,
+        alive=True,
+        stopping="deleted",
+        handle=handle,
+        run=run,
+        queue=queue,
+        patience=patience,
+        error=lost,
+    )
 
 
 def vanished(run: Run, name: str, written: Report | None) -> Sighting:
@@ -188,12 +201,12 @@ def _ended(job: VcJob) -> QueueJob:
 
 def _patience(why: Why, limits: Limits) -> Patience | None:
     if why.reason in _REFUSED:
-        return Patience(limits.stuck_s, Cause.REFUSED, why.sentence)
+        return Patience(why.reason, limits.stuck_s, Cause.REFUSED, why.sentence)
     if why.reason in _BROKEN:
-        return Patience(limits.stuck_s, Cause.INFRASTRUCTURE, why.sentence)
+        return Patience(why.reason, limits.stuck_s, Cause.INFRASTRUCTURE, why.sentence)
     if limits.pending_s is None:
         return None
-    return Patience(limits.pending_s, Cause.CAPACITY, why.sentence)
+    return Patience(why.reason, limits.pending_s, Cause.CAPACITY, why.sentence)
 
 
 def _first_line(report: Report | None) -> str:

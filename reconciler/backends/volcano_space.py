@@ -139,7 +139,7 @@ class Space:
     def close(self) -> None:
         """Delete the helper, if there is one, and end connections. A helper that cannot be deleted now ends by itself."""
         try:
-            self.helper.close()
+            self.helper.shut()
         except ReconcilerError:
             pass
         self.kube.close()

@@ -93,6 +93,8 @@ def in_words(line: object) -> str:
             return f"{what} requested: {why}"
         case m.Releasing(_, machine, why):
             return f"delete {machine}: {why} (intent)"
+        case m.Noticed(_, reason):
+            return f"from here on it waits for, or suffers from: {reason}" if reason else "what it waited for has come"
         case m.Billed(_, machine, cost):
             return f"deleted {machine}" + (f", which cost {cost:.2f}" if cost else "")
         case m.Forgotten(why, _):

@@ -15,7 +15,7 @@ from reconciler.core.diff import changes
 from reconciler.core.ending import judge
 from reconciler.core.job import Desired, JobSpec, Json
 from reconciler.core.machine import Machine
-from reconciler.core.memory import Adopted, Edited, Ended, Forgotten, Launched, Line, Memory, Refused, fold
+from reconciler.core.memory import Adopted, Edited, Ended, Forgotten, Launched, Line, Memory, Noticed, Refused, fold
 from reconciler.core.observation import Observation, Presence, Report, ReportStatus, Sighting
 from reconciler.core.phase import Phase
 from reconciler.core.queue import QueueJob, QueueState
@@ -124,6 +124,11 @@ def tend(
     if open_alive and action is None and seen.twins:
         action = _end_twin(memory, run, seen)
     if open_alive:
+        reason = seen.patience.reason if seen.patience is not None else ""
+        if reason != (memory.concern[0] if memory.concern is not None else ""):
+            noticed = Noticed(run.run_id, reason)
+            lines.append(noticed)
+            memory = fold(memory, noticed, now)
         verdict = _alive(memory, run, seen, desired, frozen=frozen, prunable=prunable, decode=decode, now=now)
         lines.extend(verdict.lines)
         return Tended(memory, tuple(lines), verdict.view, action or verdict.action)
@@ -336,8 +341,8 @@ def _must_end(
         said = report.message.partition("\n")[0] if report else "no report"
         why = f"a part of it ended ({said}); the rest is ended too"
         return _stop(memory, run, seen, Verb.CANCEL, Cause.INFRASTRUCTURE, "GangBroken", why, decode)
-    patience = seen.patience
-    if patience is not None and now - memory.run_at > patience.wait_s:
+    patience, concern = seen.patience, memory.concern
+    if patience is not None and concern is not None and now - concern[1] > patience.wait_s:
         why = f"{patience.why}; given up after {patience.wait_s:.0f} s"
         return _stop(memory, run, seen, Verb.CANCEL, patience.cause, "GivenUp", why, decode)
     return None if seen.machine is None else _must_end_there(memory, run, seen, seen.machine, normal, decode, now)

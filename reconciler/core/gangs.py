@@ -39,11 +39,15 @@ def fit(
     rooms: Mapping[str, QueueRoom],
     promised: Mapping[str, int],
     given: VolcanoOverrides,
+    unread: str = "",
 ) -> Fit | Cannot:
     """The gang that holds what is asked: as few nodes as possible, each with the same number of accelerators, never fewer in all
-    than asked. `now`: the queue's cap leaves room for it; whether nodes are free only the scheduler knows."""
+    than asked. `unread`: why not all queues are in `rooms`.
+    `now`: the queue's cap leaves room for it; whether nodes are free only the scheduler knows."""
     name = given.queue or view.queue or DEFAULT_QUEUE
     room = rooms.get(name)
+    if room is None and unread:
+        return Cannot(f"queue {name} cannot be read: {unread}", final=False)
     if room is None:
         known = ", ".join(sorted(rooms)) or "none"
         return Cannot(f"there is no queue {name} (the cluster has: {known})", final=False)

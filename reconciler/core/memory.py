@@ -72,6 +72,8 @@ class Memory:
     billed: tuple[str, float] | None = None
     approved: Mapping[str, float] = field(default_factory=dict, hash=False)
     dry: tuple[tuple[str, str, float], ...] = ()
+    concern: tuple[str, float] | None = None
+    """Of the open run: why it is not waited for without end, and since when that is seen."""
 
     @property
     def blank(self) -> bool:
@@ -176,6 +178,15 @@ class Edited:
 
 
 @dataclass(frozen=True, slots=True)
+class Noticed:
+    """What the run waits for, or suffers from, is another thing than before (`reason`; "": nothing any more). From now on its
+    time is counted, whichever process looks."""
+
+    run_id: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Requested:
     """A person asked: cancel, suspend or resume. `about` is the (digest, generation) that was wanted then."""
 
@@ -222,6 +233,7 @@ Line = (
     | Ended
     | Adopted
     | Edited
+    | Noticed
     | Requested
     | Releasing
     | Billed
@@ -247,6 +259,7 @@ def fold(memory: Memory, line: Line, at: float) -> Memory:
                 stop_at=0.0,
                 stop_forced=False,
                 stop_since=0.0,
+                concern=memory.concern if goes_on else None,
                 spent={} if fresh else memory.spent,
                 unlucky=0 if fresh else memory.unlucky,
                 tombstone=None,
@@ -268,6 +281,7 @@ def fold(memory: Memory, line: Line, at: float) -> Memory:
                 stop_at=0.0,
                 stop_forced=False,
                 stop_since=0.0,
+                concern=None,
                 spent={Cause(cause): count for cause, count in run.spent.items()},
                 tombstone=None,
                 pin=run.commit,
@@ -331,6 +345,8 @@ def fold(memory: Memory, line: Line, at: float) -> Memory:
             return replace(memory, stop=cause, stop_at=at, stop_forced=line.forced, stop_since=since)
         case Edited(run=run):
             return replace(memory, run=run)
+        case Noticed(reason=reason):
+            return replace(memory, concern=(reason, at) if reason else None)
         case Ended():
             return _ended(memory, memory.run, line, at)
 
@@ -370,6 +386,7 @@ def _without_run(memory: Memory) -> Memory:
         stop_at=0.0,
         stop_forced=False,
         stop_since=0.0,
+        concern=None,
     )
 
 

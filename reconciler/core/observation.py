@@ -62,8 +62,10 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """How long after its launch a run may stay as it is, in seconds, before it is ended for `cause`; `why` for people."""
+    """How long a run may stay as it is, in seconds since `reason` was first seen to be the reason, before it is ended for
+    `cause`; `why` for people."""
 
+    reason: str
     wait_s: float
     cause: Cause
     why: str

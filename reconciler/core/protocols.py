@@ -105,10 +105,13 @@ class LogChunk:
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """A run we remember. `handle` is None between intent and settling, or when it was adopted from a bare claim."""
+    """A run we remember. `handle` is None between intent and settling, or when it was adopted from a bare claim. `since` is when
+    it was launched or found, by our clock (0: not told). `stopping`: we have asked for its end."""
 
     run: Run
     handle: Handle | None = None
+    since: float = 0.0
+    stopping: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -225,7 +225,8 @@ def _fit_gang(
     assert host.gang is not None
     if capacity.rooms is None:
         return Cannot(f"its queues cannot be read: {capacity.error or 'nothing was said'}", final=False)
-    return gangs.fit(request, host.gang, capacity.rooms, taken.machines.get(host.name, {}), volcano)
+    promised = taken.machines.get(host.name, {})
+    return gangs.fit(request, host.gang, capacity.rooms, promised, volcano, capacity.error)
 
 
 def _fit_rented(

@@ -17,6 +17,7 @@ from reconciler.core.memory import (
     Launching,
     Line,
     Memory,
+    Noticed,
     Refused,
     Releasing,
     Requested,
@@ -69,6 +70,8 @@ def dump_line(line: Line) -> tuple[str, str]:
             body = {"what": what, "why": why, "about": list(about) if about else None}
         case Releasing(run_id, machine, why):
             body = {"run_id": run_id, "machine": machine, "why": why}
+        case Noticed(run_id, reason):
+            body = {"run_id": run_id, "reason": reason}
         case Billed(run_id, machine, cost):
             body = {"run_id": run_id, "machine": machine, "cost": cost}
         case Forgotten(why, released):
@@ -119,6 +122,8 @@ def _line(kind: str, body: dict[str, Any]) -> Line:
         case "Requested":
             about = body.get("about")
             return Requested(body["what"], body["why"], (about[0], about[1]) if about else None)
+        case "Noticed":
+            return Noticed(body["run_id"], body["reason"])
         case "Releasing":
             return Releasing(body["run_id"], body["machine"], body["why"])
         case "Billed":
@@ -175,6 +180,8 @@ def dump_memory(memory: Memory) -> str:
         body["last_phase"] = memory.last_phase.value
     if memory.cancelled_for is not None:
         body["cancelled_for"] = list(memory.cancelled_for)
+    if memory.concern is not None:
+        body["concern"] = list(memory.concern)
     if memory.billed is not None:
         body["billed"] = list(memory.billed)
     if memory.pin_for is not None:
@@ -221,6 +228,7 @@ def _memory(job: JobKey, body: dict[str, Any]) -> Memory:
         suspended=body.get("suspended", False),
         cancelled=body.get("cancelled", False),
         pin=body.get("pin"),
+        concern=(concern[0], concern[1]) if (concern := body.get("concern")) else None,
         heir_of=body.get("heir_of", ""),
         released=body.get("released", False),
         cancelled_for=(cancelled[0], cancelled[1]) if (cancelled := body.get("cancelled_for")) else None,

@@ -67,7 +67,6 @@ class KubeSite:
             python=sys.executable,
         )
         self.limits = Limits(None, 1800.0)
-        self.lost_s = 600.0
         self.ready_s = 20.0
         self.clock = 1_000_000.0
         self.maker = f"tests:{root}"
@@ -84,7 +83,7 @@ class KubeSite:
     def open(self, *, owner: str = OWNER, name: str = host) -> VolcanoBackend:
         """A connection of its own, as another process of the same reconciler would make."""
         node = NodeSettings(name, self.paths, heartbeat_s=0.2, python=sys.executable)
-        site = VolcanoSite(self.pods, self.limits, self.lost_s)
+        site = VolcanoSite(self.pods, self.limits)
         return VolcanoBackend(node, site, partial(self._space, node, owner), owner=owner, now=lambda: self.clock)
 
     def _space(self, node: NodeSettings, owner: str, namespace: str) -> Space:
@@ -148,7 +147,7 @@ class KubeSite:
     def accepted(self, backend: VolcanoBackend, run: Run, **facts: Any) -> Known:
         answer = self.submit(backend, run, **facts)
         assert isinstance(answer, Accepted), answer
-        return Known(run, answer.handle)
+        return Known(run, answer.handle, since=self.clock)
 
     def start(self, backend: VolcanoBackend, run: Run) -> Known:
         """Accepted, and its program runs, as it says itself."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from reconciler.backends import kube_watch
 from reconciler.backends.kube_client import KubeClient
 from reconciler.backends.kube_control import POD, Kind, Listed
-from reconciler.core.errors import Unreachable
+from reconciler.core.errors import AccessRefused, Unreachable
 from tests.contract.kube_contract import job
 from tests.emulators.kube import Cluster
 
@@ -43,8 +44,8 @@ def event(word: str, version: str) -> bytes:
     return f'{{"type": "{word}", "object": {{"metadata": {{"resourceVersion": "{version}"}}}}}}'.encode()
 
 
-def heard(source: Played) -> tuple[int, int]:
-    """(news, pauses) until the source has no more watches."""
+def heard(source: Played, watch_s: float = 100.0) -> tuple[int, int]:
+    """(news, pauses) until the source has no more watches, each of which takes some seconds."""
     news, pauses = [0], [0]
 
     def count(of: list[int]) -> Callable[[], None]:
@@ -54,7 +55,13 @@ def heard(source: Played) -> tuple[int, int]:
         return add
 
     kube_watch.listen(
-        source, POD, {"a": "b"}, changed=count(news), going=lambda: bool(source.watches), pause=count(pauses)
+        source,
+        POD,
+        {"a": "b"},
+        changed=count(news),
+        going=lambda: bool(source.watches),
+        pause=count(pauses),
+        clock=itertools.count(0.0, watch_s).__next__,
     )
     return news[0], pauses[0]
 
@@ -84,8 +91,20 @@ def test_what_cannot_go_on_starts_anew_and_is_news(trouble: bytes) -> None:
 
 def test_a_broken_or_silent_watch_pauses_and_starts_anew() -> None:
     source = Played([event("ADDED", "5"), Unreachable("silence")], [], [])
-    assert heard(source) == (3, 1)
+    assert heard(source) == (3, 0)
     assert source.asked[:2] == ["list-1", "list-2"]
+
+
+@pytest.mark.parametrize("ending", [[], [Unreachable("refused")], [b"<html>"]])
+def test_a_watch_that_ends_at_once_is_not_opened_again_at_once(ending: list[Any]) -> None:
+    source = Played(ending, ending, ending, [])
+    assert heard(source, watch_s=0.1)[1] == 4
+
+
+def test_who_may_not_watch_hears_nothing_and_asks_seldom() -> None:
+    source = Played([AccessRefused("no")], [AccessRefused("no")], [])
+    news, pauses = heard(source)
+    assert (news, pauses) == (1, 2 * kube_watch.REFUSED_PAUSES)
 
 
 def test_over_the_api_changes_come_at_once_and_survive_a_restart(tmp_path: Path) -> None:

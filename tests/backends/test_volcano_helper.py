@@ -342,3 +342,12 @@ def test_what_should_have_ended_long_ago_is_deleted_whoever_of_our_owner_made_it
     bench.time = 21 * 60
     assert bench.helper.sweep(bench.kube.list(JOB).objects) == ["old", "old-of-another-host"]
     assert bench.kube.names(JOB) == ["timeless"]
+
+
+def test_after_it_was_shut_none_is_made_any_more(bench: Bench) -> None:
+    transport = HelperTransport(bench.helper)
+    run(transport)
+    bench.helper.shut()
+    with pytest.raises(Unreachable, match="broken off"):
+        run(transport)
+    assert list(bench.kube.list(JOB).objects) == []

@@ -131,7 +131,7 @@ class Bench:
         if pods:
             self.of(str(answer.handle.native["namespace"])).run_pods(object_name(run.run_id), phase=pods)
         self.forget()
-        return Known(run, answer.handle)
+        return Known(run, answer.handle, since=self.clock)
 
     def forget(self) -> None:
         for kube in self.kubes.values():

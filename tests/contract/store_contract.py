@@ -136,6 +136,7 @@ class StoreContract:
             m.Deferred("no archive", 4.0),
             m.Adopted(run, None),
             m.Requested("suspend", "weekend"),
+            m.Noticed(run.run_id, "NodeLost"),
             m.Releasing(run.run_id, "vm in zone", "its run succeeded"),
             m.Billed(run.run_id, "vm in zone", 12.5),
             m.Forgotten("sold"),

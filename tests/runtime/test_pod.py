@@ -310,5 +310,5 @@ def test_nothing_of_a_pod_is_left(host, start):
     run = host.run(shell="setsid sleep 300 & echo up")
     container = start(run)
     assert container.wait() == 0
-    mark = f"RECONCILER_RUN_ID={run['run_id']}".encode()
+    mark = f"RECONCILER_STATUS_DIR={run['status_dir']}".encode()
     assert not [one for one in process.table().values() if mark in process.environment_of(one.pid)]
