@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import math
 import os
 import sys
 import time
@@ -52,7 +53,8 @@ class Rule:
         self.margin_s = float(document["margin_s"])
         self.start_s = float(document["start_s"])
         self.born = now - float(document["age_s"])
-        self.disposal: Dict[str, Any] = dict(document["disposal"])
+        self.made: Dict[str, Any] = disposal_of(document["disposal"]) or {}  # what the VM's metadata says
+        self.overrides: Dict[str, Any] = {}  # what the run's manifest asks in place of it
         self.quiet_since: Optional[float] = None
         self.began = False
 
@@ -64,10 +66,14 @@ class Rule:
         elif self.quiet_since is None:
             self.quiet_since = now
 
+    @property
+    def disposal(self) -> Dict[str, Any]:
+        return {**self.made, **self.overrides}
+
     def outlived(self, now: float) -> bool:
         """Is its ttl past, and the time that others have to see to it?"""
         ttl_s = self.disposal.get("ttl_s")
-        return ttl_s is not None and now - self.born >= float(ttl_s) + self.margin_s
+        return ttl_s is not None and now - self.born >= ttl_s + self.margin_s
 
     def why(self, final: str, now: float) -> str:
         """Why it is to go now, "" when not. `final`: the word in the run's final record, "" without one."""
@@ -78,22 +84,43 @@ class Rule:
         quiet_s = now - self.quiet_since
         if not self.began:
             return "no run began on it" if quiet_s >= self.start_s + self.margin_s else ""
-        delete, ended = self.disposal.get("delete", "always"), _ENDS.get(final, "")
+        # A run that could not even write how it ended has failed.
+        delete, ended = self.disposal.get("delete", "always"), _ENDS.get(final, "") if final else "failure"
         if delete == "never" or (ended and delete in _ENDS.values() and delete != ended):
             return ""
-        if quiet_s < float(self.disposal.get("keep_s") or 0.0) + self.margin_s:
+        if quiet_s < self.disposal.get("keep_s", 0.0) + self.margin_s:
             return ""
         return "its run has ended (%s)" % (final or "without a final record")
 
 
 _ENDS = {contract.COMPLETED: "success", contract.FAILED: "failure"}
+_DELETE = ("always", "success", "failure", "never")
+
+
+def disposal_of(found: Any) -> Optional[Dict[str, Any]]:
+    """What `found` says of when a VM is to go, each of `delete`, `keep_s` and `ttl_s` where it says that; None where one of them
+    cannot be read. Anybody who may edit the VM's metadata writes there."""
+    if not isinstance(found, dict) or found.get("delete", "always") not in _DELETE:
+        return None
+    made: Dict[str, Any] = {"delete": found["delete"]} if "delete" in found else {}
+    try:
+        if "keep_s" in found:
+            made["keep_s"] = float(found["keep_s"] or 0.0)
+        if "ttl_s" in found:
+            made["ttl_s"] = None if found["ttl_s"] is None else float(found["ttl_s"])
+    except (TypeError, ValueError, OverflowError):
+        return None
+    numbers = [made.get("keep_s", 0.0), made.get("ttl_s") or 0.0]
+    return made if all(math.isfinite(number) for number in numbers) else None
 
 
 def guard(document: Dict[str, Any], say: Callable[[Dict[str, Any]], None]) -> Dict[str, Any]:
-    """Start the guard of this VM unless it is there. Answers with its process id."""
+    """Start the guard of this VM unless it is there, and have it mind `overrides` from now on. Answers with its process id."""
     import fcntl  # noqa: PLC0415 - of POSIX systems only, like all the rest
 
     os.makedirs(os.path.dirname(document["lock"]), exist_ok=True)
+    # Before the lock: the guard that has it reads this at its next look.
+    status.replace_file(_terms(document), status.encode(document.get("overrides") or {}))
     lock = os.open(document["lock"], os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -129,18 +156,10 @@ def _watch(document: Dict[str, Any], service: Service) -> None:
     poll_s = float(os.environ.get(POLL_VARIABLE) or POLL_S)
     rule, failures, wait_s = Rule(document, time.monotonic()), 0, poll_s
     while failures < FAILURES_MAX:
-        living, began, final = look(document, settled=rule.began)
-        rule.see(living, began, time.monotonic())
-        if living and rule.outlived(time.monotonic()):
-            _note("its ttl is past: its run is asked to end")
-            _stop(document)
-        why, wait_s = rule.why(final, time.monotonic()), poll_s
-        if why:
+        wait_s = poll_s
+        if _is_due(document, rule):
             try:
-                rule.disposal = service.disposal() or rule.disposal  # somebody may have changed it in the VM's metadata
-                if rule.why(final, time.monotonic()) and not look(document, settled=rule.began)[0]:
-                    _note("it is deleted: %s" % why)
-                    service.delete()
+                _see_to_it(document, rule, service)
                 failures = 0
             except Gone as gone:
                 _note(str(gone))
@@ -152,8 +171,50 @@ def _watch(document: Dict[str, Any], service: Service) -> None:
         time.sleep(wait_s)
 
 
+def _is_due(document: Dict[str, Any], rule: Rule) -> bool:
+    living, final = _see(document, rule)
+    now = time.monotonic()
+    return rule.outlived(now) if living else bool(rule.why(final, now))
+
+
+def _see(document: Dict[str, Any], rule: Rule) -> Tuple[bool, str]:
+    """Look, at what lives here and at what is asked by now: (does a run live, the word in ours' final record)."""
+    try:
+        asked = disposal_of(status.read_json(_terms(document)))
+        rule.overrides = rule.overrides if asked is None else asked
+    except (OSError, ValueError) as error:
+        _note(str(error))  # what was asked before goes on
+    living, began, final = look(document, settled=rule.began)
+    rule.see(living, began, time.monotonic())
+    return living, final
+
+
+def _see_to_it(document: Dict[str, Any], rule: Rule, service: Service) -> None:
+    """Do what is due, if it still is: by a new look, and then by what the service says right before. Raises Gone or Failed, and
+    has done nothing then, or did not hear that it did."""
+    service.log_in()
+    living, final = _see(document, rule)
+    rule.made = service.disposal() or rule.made  # somebody may have changed it in the VM's metadata
+    now = time.monotonic()
+    why = rule.why(final, now)
+    if living and rule.outlived(now):
+        _note("its ttl is past: its run is asked to end")
+        _stop(document)
+    elif why:
+        _note("it is deleted: %s" % why)
+        service.delete()
+
+
+def _terms(document: Dict[str, Any]) -> str:
+    """Where the verb leaves what the manifest asks for the guard that runs."""
+    return str(document["lock"]) + ".terms"
+
+
 def _note(text: str) -> None:
-    os.write(2, ("%s %s\n" % (status.utc_now(), text)).encode())
+    try:
+        os.write(2, ("%s %s\n" % (status.utc_now(), text)).encode())
+    except OSError:
+        pass  # a full disk is no reason to keep the VM
 
 
 def look(document: Dict[str, Any], *, settled: bool) -> Tuple[bool, bool, str]:
@@ -199,9 +260,18 @@ class Service:
         self._of = document
         self._api = os.environ.get(API_VARIABLE) or API
         self._metadata = os.environ.get(METADATA_HOST_VARIABLE) or METADATA_HOST
+        self._project, self._token = document["project"], ""
+
+    def log_in(self) -> None:
+        """Get what the calls need, so that they follow each other closely. Raises Failed."""
+        self._project = self._project or self._told("project/project-id").decode("utf-8", "replace")
+        try:
+            self._token = str(json.loads(self._told("instance/service-accounts/default/token"))["access_token"])
+        except (KeyError, TypeError, ValueError):
+            raise Failed("the metadata server gave no token: has the VM a service account?") from None
 
     def disposal(self) -> Optional[Dict[str, Any]]:
-        """What the VM's metadata says by now of when it is to go, None for nothing.
+        """What the VM's metadata says by now of when it is to go, None for nothing that can be read.
 
         Raises Gone where it is not our VM any more, Failed."""
         code, node = self._call("GET", "nodes/%s" % self._of["node"])
@@ -210,8 +280,7 @@ class Service:
         if node.get("id") != self._of["ident"] or (node.get("labels") or {}).get(RUN) != self._of["label"]:
             raise Gone("the VM of this name is another one, or was made over to another run: it is let alone")
         try:
-            found = json.loads(node["metadata"][DISPOSAL])
-            return found if isinstance(found, dict) else None
+            return disposal_of(json.loads(node["metadata"][DISPOSAL]))
         except (KeyError, TypeError, ValueError):
             return None
 
@@ -224,13 +293,8 @@ class Service:
             raise Gone("the service does not know this VM any more")
 
     def _call(self, verb: str, what: str) -> Tuple[int, Dict[str, Any]]:
-        project = self._of["project"] or self._told("project/project-id").decode()
-        try:
-            token = json.loads(self._told("instance/service-accounts/default/token"))["access_token"]
-        except (KeyError, TypeError, ValueError):
-            raise Failed("the metadata server gave no token: has the VM a service account?") from None
-        path = "/v2/projects/%s/locations/%s/%s" % (project, self._of["zone"], what)
-        code, body = _ask(self._api, verb, path, {"Authorization": "Bearer %s" % token})
+        path = "/v2/projects/%s/locations/%s/%s" % (self._project, self._of["zone"], what)
+        code, body = _ask(self._api, verb, path, {"Authorization": "Bearer %s" % self._token})
         if code not in (200, 404):
             raise Failed("%s %s was answered with %d: %s" % (verb, path, code, body[:200].decode("utf-8", "replace")))
         try:

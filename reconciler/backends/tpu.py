@@ -147,6 +147,7 @@ class TpuBackend:
         self._since: dict[tuple[str, ...], float] = {}
         self._beats: dict[tuple[str, ...], tuple[int, float]] = {}
         self._lacking: dict[str, TpuNode] = {}
+        self._told: dict[str, Mapping[str, Json]] = {}
 
     # --- submitting
 
@@ -273,7 +274,8 @@ class TpuBackend:
         assert isinstance(record, dict)
         secrets = {name: secret.reveal() for name, secret in item.secrets.items()}
         # Before the run begins, so that no crash of ours leaves it out.
-        guarded = self._workers.guard(node, run, self._terms(node, run, record)) if self._site.self_delete else ""
+        unguarded = self._guard(node, run, record) if self._site.self_delete else ""
+        guarded = f"the VM will not delete itself: {unguarded}" if unguarded else ""
         found = self._workers.launch(node, run, record, secrets)
         self._lacking.pop(run.run_id, None)
         if found.missing:
@@ -286,6 +288,13 @@ class TpuBackend:
         if found.begun == found.count:
             handle = _begun(handle)
         return Accepted(handle, repeated=found.repeated == found.count, words=words)
+
+    def _guard(self, node: TpuNode, run: Run, record: Mapping[str, Json]) -> str:
+        """Set a guard on its VM, or tell the one that is there what the manifest asks; what went wrong, "" for nothing."""
+        failed = self._workers.guard(node, run, self._terms(node, run, record))
+        if not failed:
+            self._told[run.run_id] = _asked(run)
+        return failed
 
     def _terms(self, node: TpuNode, run: Run, record: Mapping[str, Json]) -> dict[str, Json]:
         """What a VM that deletes itself has to know."""
@@ -302,6 +311,7 @@ class TpuBackend:
             "disposal": {"delete": kept.delete.value, "keep_s": kept.keep_s, "ttl_s": kept.ttl_s},
             "margin_s": self._site.margin_s,
             "start_s": self._site.boot_s,
+            "overrides": _asked(run),
             "grace_s": record["grace_s"],
         }
 
@@ -436,8 +446,10 @@ class TpuBackend:
         if gang.begun < gang.count and not gang.broken and not begun:
             left = f"its run is started on {gang.count - gang.begun} of {gang.count} workers"
             return replace(seen, unfinished=left + (f" once they answer ({gang.error})" if gang.error else ""))
-        still = self._without_heartbeat(node, parts)
-        seen = replace(seen, error="; ".join(filter(None, (gang.error, *still))), handle=_begun(handle))
+        said = self._without_heartbeat(node, parts)
+        if self._site.self_delete and known is not None and parts[0].presence is Presence.PRESENT:
+            said.append(self._tell_guard(node, known.run))
+        seen = replace(seen, error="; ".join(filter(None, (gang.error, *said))), handle=_begun(handle))
         if gang.begun:  # else none of them can be asked: nothing is known but that the VM is there
             seen = replace(seen, alive=gang.alive, broken=gang.broken, report=gang.report, stopping=gang.stopping)
         for rank, part in enumerate(parts):
@@ -450,6 +462,14 @@ class TpuBackend:
             if part.presence is not Presence.UNKNOWN:
                 self._since.pop(("worker", node.ident, str(rank)), None)
         return seen
+
+    def _tell_guard(self, node: TpuNode, run: Run) -> str:
+        """What the manifest asks by now, unless this process has told it: another one may have told otherwise before."""
+        if self._told.get(run.run_id) == _asked(run):
+            return ""
+        spec = run.normal.get("spec")
+        failed = self._guard(node, run, {"grace_s": spec.get("grace", 0.0) if isinstance(spec, Mapping) else 0.0})
+        return f"{node.name} is not told when it is to delete itself by now: {failed}" if failed else ""
 
     def _without_heartbeat(self, node: TpuNode, parts: Sequence[Sighting]) -> list[str]:
         """The workers that answer, and whose part of the run has written nothing for a while, by our clock."""
@@ -589,6 +609,15 @@ class TpuBackend:
 
     def close(self) -> None:
         self._workers.close()
+
+
+def _asked(run: Run) -> dict[str, Json]:
+    """What the run's manifest asks in place of what its VM says of its end, in the words of the VM's metadata."""
+    spec = run.normal.get("spec")
+    tpu = spec.get("tpu") if isinstance(spec, Mapping) else None
+    given = tpu if isinstance(tpu, Mapping) else {}
+    words = {"delete_on_exit": "delete", "keep_for": "keep_s", "ttl": "ttl_s"}
+    return {word: given[name] for name, word in words.items() if given.get(name) is not None}
 
 
 def _lost(message: str) -> Report:

@@ -106,8 +106,8 @@ class Workers:
         return found
 
     def guard(self, node: TpuNode, run: Run, terms: Mapping[str, Json]) -> str:
-        """Have the first machine see to the end of the VM should nobody else; what went wrong, "" for nothing. `terms`: what the
-        verb `guard` is told beside what lies where (docs/node-protocol.md)."""
+        """Have the first machine see to the end of the VM should nobody else, or tell it anew what is asked; what went wrong,
+        "" for nothing. `terms`: what the verb `guard` is told beside what lies where (docs/node-protocol.md)."""
         try:
             worker = self._of(node, 0)
             paths = worker.settings.paths
@@ -124,7 +124,7 @@ class Workers:
             }
             worker.call("guard", document, deadline_s=LAUNCH_DEADLINE_S)
         except ReconcilerError as error:
-            return f"the VM will not delete itself: {error.message}"
+            return error.message
         return ""
 
     def look(self, node: TpuNode, run: Run) -> list[Sighting]:

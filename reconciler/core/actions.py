@@ -29,8 +29,8 @@ class Verb(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Submit an attempt. `again` is the very run of an unsettled submit: same id, same token, so twice is once. `machine` is the
-    one rented for it, where that is there already."""
+    """Submit an attempt. `again` is the very run of an unsettled submit: same id, same token, so twice is once. `placement`
+    is then None, or what is to be rented anew for it. `machine` is the one rented for it, where that is there already."""
 
     placement: Placement | None
     attempt: int

@@ -18,7 +18,7 @@ from reconciler.core.names import JobKey, digest_of
 from reconciler.core.observation import Gpu, Observation, Presence, Sighting
 from reconciler.core.phase import FINAL, Phase
 from reconciler.core.release import Fate, disposal_of, fate, outlived
-from reconciler.core.solve import HostView, Reservations, Unplaceable, place
+from reconciler.core.solve import HostView, Placement, Reservations, Unplaceable, place
 
 # A pass that would end more than this share of the live jobs is more likely a mistake than a wish.
 DELETE_SHARE_MAX = 0.25
@@ -245,12 +245,17 @@ def _reserve(world: World, tended: Mapping[JobKey, Tended], taken: Reservations)
 def _settle(
     world: World, tended: Mapping[JobKey, Tended], taken: Reservations, spent: Spending
 ) -> dict[JobKey, Verdict]:
-    """Each job's verdict; those that want to start are placed by priority, then by name."""
+    """Each job's verdict; those that want to start are placed by priority, then by name. A launch that was cut short is paid for
+    before any new one."""
     verdicts: dict[JobKey, Verdict] = {}
     hungry: list[tuple[JobKey, Desired, Tended]] = []
+    again: list[tuple[Desired, Tended, Action, Placement]] = []
     for key, state in tended.items():
         desired = world.desired.get(key)
-        if state.memory.run is not None or state.view is not None:
+        found = _rented_again(world, state.action)
+        if found is not None and desired is not None and state.action is not None:
+            again.append((desired, state, state.action, found))
+        elif state.memory.run is not None or state.view is not None:
             verdicts[key] = Verdict(state.view, state.lines, state.action)
         elif desired is None:
             verdicts[key] = _unmanifested(world, key, state)
@@ -260,12 +265,17 @@ def _settle(
                 verdicts[key] = Verdict(view, state.lines, state.action)
             else:
                 hungry.append((key, desired, state))
+    for desired, state, action, found in sorted(again, key=lambda item: (-item[0].priority, item[0].key)):
+        verdict = _send_again(world, desired, state, action, found, spent)
+        verdicts[desired.key] = verdict
+        if verdict.action is not None and verdict.action.verb is not Verb.HOLD:
+            spent = spent.with_one(found)
     dry = _dry(world, tended) if hungry else {}
     for key, desired, state in sorted(hungry, key=lambda item: (-item[1].priority, item[0])):
         verdict = _begin(world, desired, state.memory, tended, taken, spent, dry)
         # One effect per job and pass: an adoption or a stray's end comes first, the start in the next pass.
-        action = state.action or verdict.action
-        verdicts[key] = replace(verdict, lines=(*state.lines, *verdict.lines), action=action)
+        effective = state.action or verdict.action
+        verdicts[key] = replace(verdict, lines=(*state.lines, *verdict.lines), action=effective)
         if state.action is None and verdict.action is not None and isinstance(verdict.action.effect, Start):
             placement = verdict.action.effect.placement
             if placement is not None:
@@ -276,14 +286,15 @@ def _settle(
 
 
 def _dry(world: World, tended: Mapping[JobKey, Tended]) -> dict[tuple[str, str], float]:
-    """Until when each zone is passed over that had no machine for some job, by its host."""
+    """Until when each zone is passed over that had no machine for some job, by its host. A time that has not come yet is from a
+    clock ahead of ours, and says nothing of how long ago that was."""
     waits_s = {view.name: view.rented.cooldown_s for view in world.hosts if view.rented is not None}
     found: dict[tuple[str, str], float] = {}
     if not any(waits_s.values()):
         return found
     for memory in (*world.memories.values(), *(state.memory for state in tended.values())):
         for host, zone, at in memory.dry:
-            if host in waits_s:
+            if host in waits_s and at <= world.now:
                 found[host, zone] = max(found.get((host, zone), 0.0), at + waits_s[host])
     return found
 
@@ -355,21 +366,67 @@ def _begin(
             return verdict
         # A host that might have had room cannot be asked: that is for a person to see, not only a matter of waiting.
         return replace(verdict, action=Action(Verb.HOLD, desired.key, "HostUnknown", found.sentence, host=unknown[0]))
-    if found.price_per_hour is not None:
-        too_much = over(world.limits, spent, found)
-        if too_much is not None:
-            return wait(memory, desired, "OverLimit", too_much[0], held=too_much[1])
-    if found.price_per_hour is not None and not world.approved and not was_approved(memory, desired, found):
-        costs = (
-            f"costs {found.price_per_hour:.2f} an hour"
-            if found.price_per_hour
-            else "costs money (its price is not known)"
-        )
-        before = memory.approved.get(found.host) if memory.pin_for == (desired.digest, desired.generation) else None
-        said = "nobody has said yes" if not before else f"the yes that was said is for {before:.2f}"
-        message = f"{found.host} {costs} and {said}: `reconciler apply`, or approve: auto in the inventory"
-        return wait(memory, desired, "NeedsApproval", message, held=True)
+    no = _no_money(world, memory, desired, found, spent)
+    if no is not None:
+        reason, message, held = no
+        return wait(memory, desired, reason, message, held=held)
     return launch(memory, desired, found)
+
+
+def _no_money(
+    world: World, memory: Memory, desired: Desired, found: Placement, spent: Spending
+) -> tuple[str, str, bool] | None:
+    """(reason, sentence, needs a person) why what is rented for it may not be paid for, None where it may or costs nothing."""
+    if found.price_per_hour is None:
+        return None
+    too_much = over(world.limits, spent, found)
+    if too_much is not None:
+        return "OverLimit", *too_much
+    if world.approved or was_approved(memory, desired, found):
+        return None
+    costs = (
+        f"costs {found.price_per_hour:.2f} an hour" if found.price_per_hour else "costs money (its price is not known)"
+    )
+    before = memory.approved.get(found.host) if memory.pin_for == (desired.digest, desired.generation) else None
+    said = "nobody has said yes" if not before else f"the yes that was said is for {before:.2f}"
+    message = f"{found.host} {costs} and {said}: `reconciler apply`, or approve: auto in the inventory"
+    return "NeedsApproval", message, True
+
+
+def _rented_again(world: World, action: Action | None) -> Placement | None:
+    """The machine that would be made, at today's type and price, were a launch that was cut short sent again; None for any other
+    action, and where a machine of that run is seen."""
+    start = action.effect if action is not None else None
+    if not isinstance(start, Start) or start.again is None or start.machine is not None:
+        return None
+    run = start.again
+    rented = next((view.rented for view in world.hosts if view.name == run.host), None)
+    census = world.observation.censuses.get(run.host)
+    if rented is None or (census is not None and any(one.run_id == run.run_id for one in census.machines)):
+        return None
+    price = rented.price_per_hour
+    return Placement(run.host, run.gpus, rented.chip, run.place, price_per_hour=price, chips=rented.chips)
+
+
+def _send_again(
+    world: World, desired: Desired, state: Tended, action: Action, found: Placement, spent: Spending
+) -> Verdict:
+    """A launch that was cut short costs what a new one costs. Held, its run stays open: it may have happened after all, and each
+    pass looks."""
+    no = _no_money(world, state.memory, desired, found, spent)
+    if no is None:
+        assert isinstance(action.effect, Start)
+        cost = f"{found.price_per_hour:.2f} an hour" if found.price_per_hour else "price not known"
+        # With its price: what is said yes to now is remembered like any other yes.
+        effect = replace(action.effect, placement=found)
+        return Verdict(state.view, state.lines, replace(action, message=f"{action.message}, {cost}", effect=effect))
+    reason, why, held = no
+    message = f"its launch was cut short and is not sent again: {why}"
+    view = replace(state.view, reason=reason, message=message) if state.view is not None else None
+    if view is not None and held:
+        view = replace(view, phase=Phase.HELD)
+    hold = Action(Verb.HOLD, action.job, reason, message, action.run_id, action.host) if held else None
+    return Verdict(view, state.lines, hold)
 
 
 def _leaving(world: World, key: JobKey) -> str | None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from runtime.guard import Rule, look
+from runtime.guard import Rule, disposal_of, look
 from tests.runtime.host import Host
 
 DUE = {"margin_s": 900, "start_s": 600, "age_s": 100, "disposal": {"delete": "always", "keep_s": 0, "ttl_s": None}}
@@ -36,6 +36,8 @@ def rule(**changes: Any) -> Rule:
         ({"delete": "failure"}, "completed", 1e9, False),
         ({"delete": "failure"}, "failed", 900, True),
         ({"delete": "success"}, "cancelled", 900, True),
+        ({"delete": "success"}, "", 1e9, False),  # without a final record it has failed, as core.release.fate says
+        ({"delete": "failure"}, "", 900, True),
         ({"delete": "never", "ttl_s": 2000}, "completed", 1799, False),  # 100 s old when its guard began at 0
         ({"delete": "never", "ttl_s": 2000}, "completed", 1800, True),
     ],
@@ -44,6 +46,38 @@ def test_it_is_due_a_margin_after_it_should_have_gone(
     disposal: dict[str, Any], final: str, quiet_s: float, due: bool
 ) -> None:
     assert bool(rule(disposal=disposal).why(final, 1000.0 + quiet_s)) == due
+
+
+def test_what_the_manifest_asks_stands_over_what_the_metadata_says() -> None:
+    made = rule(disposal={"delete": "always", "ttl_s": 2000})
+    made.overrides = {"delete": "never", "ttl_s": 9000.0}
+    assert made.why("completed", 1000.0 + 5000.0) == ""
+    assert not made.outlived(6000.0)
+    made.made = {"delete": "always", "keep_s": 0.0, "ttl_s": 3000.0}  # asked of the service again
+    assert made.why("completed", 1000.0 + 5000.0) == ""
+    made.overrides = {}
+    assert made.why("completed", 1000.0 + 5000.0) == "its ttl is past"
+
+
+@pytest.mark.parametrize(
+    ("found", "meant"),
+    [
+        ({}, {}),
+        ({"delete": "never", "keep_s": 60, "ttl_s": None}, {"delete": "never", "keep_s": 60.0, "ttl_s": None}),
+        ({"keep_s": None, "ttl_s": "3600"}, {"keep_s": 0.0, "ttl_s": 3600.0}),  # as the reconciler reads it
+        ({"delete": "always", "keep_s": "soon"}, None),
+        ({"ttl_s": [1]}, None),
+        ({"ttl_s": float("nan")}, None),
+        ({"keep_s": float("inf")}, None),
+        ({"keep_s": 10**400}, None),
+        ({"delete": "maybe"}, None),
+        ({"delete": ["always"]}, None),
+        ([], None),
+        ("never", None),
+    ],
+)
+def test_what_cannot_be_read_says_nothing(found: Any, meant: Any) -> None:
+    assert disposal_of(found) == meant
 
 
 def test_life_begins_the_waiting_anew_and_keeps_it_whatever_its_age() -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from reconciler.backends.tpu_workers import Workers
 from reconciler.core.machine import DeleteOn, Disposal
 from reconciler.core.phase import Phase
 from tests.app.tpu.desks import FOR_EVER, MARKS, TpuDesk, finish
@@ -36,7 +37,7 @@ class Guarded:
         return TpuDesk(*self._made, **{"self_delete": True, "margin_s": 0.3, **site})
 
     def logs(self) -> list[Path]:
-        return list(self.root.glob("work/.guard-*"))
+        return [path for path in self.root.glob("work/.guard-*") if path.suffix != ".terms"]
 
     def said(self) -> str:
         return "".join(path.read_text() for path in self.logs())
@@ -179,4 +180,99 @@ def test_without_the_right_to_delete_it_says_so_and_tries_again(guarded: Guarded
     assert desk.tpu.calls("DeleteNode") == []
     desk.tpu.world.vm_token = "another"
     wait(lambda: deletions(desk.tpu), "the VM deletes itself")
+    finish(desk)
+
+
+TRAPPED = "trap 'touch {}/asked; exit 0' TERM; sleep 600 & wait"
+
+
+def test_a_ttl_that_was_raised_in_the_manifest_keeps_the_living_run(guarded: Guarded):
+    desk = guarded.desk(disposal=Disposal(DeleteOn.NEVER, 0.0, 12.0))
+    script = TRAPPED.format(guarded.root)
+    desk.want(["sh", "-c", script])
+    desk.tpu.settings(provision_s=2.0)
+    desk.settle(lambda: desk.phase() is Phase.RUNNING, step_s=1.0)
+    desk.want(["sh", "-c", script], tpu={"ttl": "5h"})
+    desk.one_pass()
+    desk.tpu.advance(60)  # far past the old ttl
+    desk.one_pass()
+    assert desk.phase() is Phase.RUNNING
+    deadline = time.monotonic() + 11  # its VM is 2 s old or more
+    while time.monotonic() < deadline:
+        assert not (guarded.root / "asked").exists(), "the guard ended the run; " + guarded.said()
+        time.sleep(0.1)
+    finish(desk)
+
+
+def test_a_ttl_that_was_raised_in_the_metadata_keeps_the_living_run(guarded: Guarded):
+    desk = guarded.desk(disposal=Disposal(DeleteOn.NEVER, 0.0, 12.0))
+    desk.want(["sh", "-c", TRAPPED.format(guarded.root)])
+    desk.tpu.settings(provision_s=2.0)
+    desk.settle(lambda: desk.phase() is Phase.RUNNING, step_s=1.0)
+    node = desk.tpu._node(next(iter(desk.tpu.nodes())))
+    node.json["metadata"]["reconciler-disposal"] = json.dumps({"delete": "never", "keep_s": 0, "ttl_s": 18_000})
+    asked = len(desk.tpu.calls("GetNode"))
+    wait(lambda: len(desk.tpu.calls("GetNode")) > asked, "the question whether its ttl is past")
+    deadline = time.monotonic() + 1.0  # many of its looks
+    while time.monotonic() < deadline:
+        assert not (guarded.root / "asked").exists(), "the guard ended the run; " + guarded.said()
+        time.sleep(0.05)
+    assert not guarded.ended()
+    finish(desk)
+
+
+def test_while_the_service_cannot_be_asked_a_run_past_its_ttl_goes_on(guarded: Guarded):
+    desk = guarded.desk(disposal=Disposal(DeleteOn.NEVER, 0.0, 12.0))
+    desk.tpu.world.vm_token = ""
+    desk.want(["sh", "-c", TRAPPED.format(guarded.root)])
+    desk.tpu.settings(provision_s=2.0)
+    desk.settle(lambda: desk.phase() is Phase.RUNNING, step_s=1.0)
+    wait(lambda: guarded.said().count("it is asked again in") >= 2, "that it tries again")
+    assert not (guarded.root / "asked").exists()
+    desk.tpu.world.vm_token = "another"
+    wait((guarded.root / "asked").exists, "its end")
+    finish(desk)
+
+
+def test_a_vm_that_is_to_be_kept_by_an_edit_is_kept(guarded: Guarded):
+    desk = guarded.desk()
+    desk.want("sleep 3")
+    desk.settle(lambda: desk.phase() is Phase.RUNNING, step_s=1.0)
+    desk.want("sleep 3", tpu={"delete_on_exit": "never"})
+    desk.one_pass()  # the edit is taken in,
+    desk.one_pass()  # and the VM is told
+    wait(lambda: desk.phase() is Phase.SUCCEEDED, "its end")
+    deadline = time.monotonic() + 2.0
+    while time.monotonic() < deadline:
+        assert not deletions(desk.tpu), guarded.said()
+        time.sleep(0.1)
+    assert not guarded.ended()
+    finish(desk)
+
+
+def test_the_guard_is_told_once_by_each_process_and_again_after_an_edit(guarded: Guarded, monkeypatch):
+    told: list[Any] = []
+    real = Workers.guard
+
+    def guard(workers, node, run, terms):
+        told.append(terms["overrides"])
+        return real(workers, node, run, terms)
+
+    monkeypatch.setattr(Workers, "guard", guard)
+    desk = guarded.desk()
+    desk.want(FOR_EVER, tpu={"keep_for": "1h"})
+    desk.settle(lambda: desk.phase() is Phase.RUNNING)
+    desk.one_pass()
+    assert told == [{"keep_s": 3600}]
+    desk.killed()  # another process: what that one knows is not known here
+    desk.one_pass()
+    desk.one_pass()
+    assert told == [{"keep_s": 3600}] * 2
+    desk.want(FOR_EVER)
+    desk.one_pass()
+    desk.one_pass()
+    desk.one_pass()
+    assert told == [{"keep_s": 3600}] * 2 + [{}]
+    (terms,) = guarded.root.glob("work/.guard-*.terms")
+    assert json.loads(terms.read_text()) == {}
     finish(desk)
