@@ -12,7 +12,7 @@ from reconciler.backends.node_call import NodeSettings
 from reconciler.backends.tpu import TpuBackend, TpuSite
 from reconciler.backends.tpu_client import default_project
 from reconciler.backends.tpu_control import Control
-from reconciler.backends.tpu_gcloud import create_argv
+from reconciler.backends.tpu_gcloud import GcloudControl, create_argv
 from reconciler.backends.tpu_open import open_control
 from reconciler.core.chips import parse_accelerator_type
 from reconciler.core.errors import ReconcilerError, Rejected
@@ -80,7 +80,7 @@ def open_tpu(
         fixed=not host.per_run,
         chip=kind.chip,
         chips=kind.chips,
-        project=host.project or _default_project(),
+        project=host.project or _default_project(control),
         disposal=Disposal(DeleteOn(host.delete_on_exit), host.keep_for_s, host.ttl_s),
         price_per_hour=price,
         capacity_s=host.capacity_timeout_s,
@@ -101,9 +101,11 @@ def open_tpu(
     )
 
 
-def _default_project() -> str:
+def _default_project(control: Control) -> str:
     """The project that an inventory without one means here and now, "" where that cannot be told. It may be another one in
     another shell: a VM of that one is not taken to be gone."""
+    if isinstance(control, GcloudControl):
+        return control.default_project()
     try:
         return default_project()
     except ReconcilerError:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import socket
+import json
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from reconciler.core.gangs import DEFAULT_QUEUE, GangView
 from reconciler.core.inventory import Toleration, VolcanoHost
 from reconciler.core.job import Json
 from reconciler.core.transport import Transport
+from reconciler.store.holder import Holder, default_actor, is_dead, myself
 from reconciler.transports.kube import KubeTransport
 
 _HELPER_AMOUNTS = {"cpu": "1", "memory": "1Gi"}
@@ -43,10 +45,8 @@ def open_volcano(
     *,
     install: Callable[[Transport], None],
     owner: str,
-    state: Path,
 ) -> VolcanoBackend:
-    """The backend of a Volcano host. `state` is the folder of this reconciler's state: with this machine's name it tells which
-    helpers an earlier process of ours left behind. Nothing is asked before the first call."""
+    """The backend of a Volcano host. Nothing is asked before the first call."""
     kubeconfig = str(Path(host.kubeconfig).expanduser()) if host.kubeconfig else ""
     site = VolcanoSite(
         PodSite(
@@ -83,7 +83,7 @@ def open_volcano(
             *(["--context", host.context] if host.context else []),
         ],
     )
-    maker = f"{socket.gethostname()}:{state}"
+    me = myself(default_actor())
 
     def client(namespace: str) -> KubeClient:
         return KubeClient(namespace=namespace, kubeconfig=kubeconfig, context=host.context or "")
@@ -93,7 +93,7 @@ def open_volcano(
         wish = HelperWish(
             owner=label_value(owner),
             host=label_value(host.name),
-            maker=maker,
+            maker=json.dumps(asdict(me)),
             image=host.helper_image or host.image,
             claim=host.pvc_name,
             path=host.pvc_mount_path,
@@ -111,10 +111,19 @@ def open_volcano(
             transport=partial(KubeTransport, kube),
             why=lambda: _why(kube, helper.name),
             ready_s=host.helper_timeout_s,
+            is_gone=lambda maker: _is_dead(maker, me),
         )
         return Space(node, kube, helper, reach=partial(KubeTransport, kube), install=install)
 
     return VolcanoBackend(node, site, open_space, open_source=client, owner=owner)
+
+
+def _is_dead(maker: str, me: Holder) -> bool:
+    """Has the process that made a helper ended, on this machine? One at work beside us (`status` beside `watch`) has not."""
+    try:
+        return is_dead(Holder(**json.loads(maker)), me)
+    except (TypeError, ValueError):
+        return False
 
 
 def helper_resources(given: Mapping[str, str]) -> dict[str, dict[str, str]]:

@@ -341,7 +341,7 @@ class Hosts:
                 owner=self._owner,
             )
             if isinstance(host, TpuHost)
-            else open_volcano(host, node, install=install, owner=self._owner, state=self._folder.parent)
+            else open_volcano(host, node, install=install, owner=self._owner)
         )
         self._backends[host.name] = backend
         self._shipping[host.name] = MachinesShipping(host.name, cluster.share, backend.lacking)

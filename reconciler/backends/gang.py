@@ -56,11 +56,15 @@ def _completed(seen: Sighting) -> bool:
 
 
 def _progress(present: Mapping[int, Sighting]) -> Report | None:
-    """The first part's, as far as all parts have come: running once all are, complete once all are."""
+    """The first part's, as far as all parts have come: running once all are, complete once all are. Its heartbeat is the oldest
+    of those that go on: each is its machine's own text, compared for people only.
+    """
     reports = {rank: seen.report for rank, seen in present.items()}
     first = reports.get(0)
     if first is None:
         return None
+    beats = [one.last_heartbeat for one in reports.values() if one and not one.status.final and one.last_heartbeat]
+    first = replace(first, last_heartbeat=min(beats, default=first.last_heartbeat))
     for rank, report in reports.items():
         if first.status is ReportStatus.COMPLETED and (report is None or not report.status.final):
             return replace(

@@ -67,6 +67,9 @@ EVERY_ZONE = "-"
 # A VM that deletes itself leaves that to us for so long.
 SELF_DELETE_MARGIN_S = 900.0
 ASK_OPERATION_S = 60.0
+# A worker that has missed as many heartbeats is named; it may hang, or its disk may be full.
+HEARTBEATS_MISSED = 4
+STILL_S_MIN = 60.0
 # Nobody wants to go on from where these end: a machine that does not answer is not waited for.
 _FOR_GOOD = frozenset({"cancelled", "deleted"})
 CAUSES = {
@@ -142,6 +145,7 @@ class TpuBackend:
         self._owner = owner
         self._now = now
         self._since: dict[tuple[str, ...], float] = {}
+        self._beats: dict[tuple[str, ...], tuple[int, float]] = {}
         self._lacking: dict[str, TpuNode] = {}
 
     # --- submitting
@@ -432,7 +436,8 @@ class TpuBackend:
         if gang.begun < gang.count and not gang.broken and not begun:
             left = f"its run is started on {gang.count - gang.begun} of {gang.count} workers"
             return replace(seen, unfinished=left + (f" once they answer ({gang.error})" if gang.error else ""))
-        seen = replace(seen, error=gang.error, handle=_begun(handle))
+        still = self._without_heartbeat(node, parts)
+        seen = replace(seen, error="; ".join(filter(None, (gang.error, *still))), handle=_begun(handle))
         if gang.begun:  # else none of them can be asked: nothing is known but that the VM is there
             seen = replace(seen, alive=gang.alive, broken=gang.broken, report=gang.report, stopping=gang.stopping)
         for rank, part in enumerate(parts):
@@ -445,6 +450,24 @@ class TpuBackend:
             if part.presence is not Presence.UNKNOWN:
                 self._since.pop(("worker", node.ident, str(rank)), None)
         return seen
+
+    def _without_heartbeat(self, node: TpuNode, parts: Sequence[Sighting]) -> list[str]:
+        """The workers that answer, and whose part of the run has written nothing for a while, by our clock."""
+        said = []
+        patience_s = max(HEARTBEATS_MISSED * self._settings.heartbeat_s, STILL_S_MIN)
+        for rank, part in enumerate(parts):
+            what = ("beat", node.ident, str(rank))
+            report = part.report
+            if part.presence is Presence.UNKNOWN or report is None or report.status.final:
+                self._beats.pop(what, None)
+                continue
+            seq, since = self._beats.get(what, (-1, 0.0))
+            if seq != report.seq:
+                since = self._now()
+                self._beats[what] = (report.seq, since)
+            if self._now() - since > patience_s:
+                said.append(f"worker {rank} has written no heartbeat for {self._now() - since:.0f} s")
+        return said
 
     def _for_s(self, *what: str) -> float:
         """For how long it has been so, as far as this process has seen."""

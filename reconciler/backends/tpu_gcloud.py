@@ -379,6 +379,13 @@ class GcloudControl:
         self._project = project
         self._run = run or run_gcloud(endpoint)
 
+    def default_project(self) -> str:
+        """The project that is meant: the given one, else gcloud's own; "" where that cannot be told."""
+        if self._project:
+            return self._project
+        answer = self._run(project_argv(), READ_S)
+        return answer.stdout.strip() if answer.returncode == 0 else ""
+
     # --- reads
 
     def list(self, zone: str) -> Listing:

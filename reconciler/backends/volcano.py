@@ -218,7 +218,7 @@ class VolcanoBackend:
 
     def lacking(self) -> Sequence[Transport]:
         """Ways to the claims on which submits since the last look found no code."""
-        return [self._space(namespace).helper.open() for namespace in sorted(self._lacking)]
+        return [self._space(namespace).way for namespace in sorted(self._lacking)]
 
     # --- looking
 

@@ -112,6 +112,8 @@ class Helper:
     """One helper at a time, for one host. Not thread-safe.
 
     `transport` makes a transport into the pod of a name; `why` tells, of the objects as they are now, why the pod is not coming.
+    `is_gone` tells of a maker's text whether nobody uses that maker's helpers any more; without it, that they are our maker's and
+    not ours.
     """
 
     def __init__(
@@ -126,10 +128,12 @@ class Helper:
         now: Callable[[], float] = time.time,
         sleep: Callable[[float], None] = time.sleep,
         token: Callable[[], str] = lambda: secrets.token_hex(6),
+        is_gone: Callable[[str], bool] | None = None,
     ) -> None:
         self.wish = wish
         self._kube, self._transport, self._why = kube, transport, why
         self._ready_s, self._clock, self._now, self._sleep, self._token = ready_s, clock, now, sleep, token
+        self._is_gone = is_gone or (lambda maker: maker == wish.maker)
         self._name = ""
         self._uid = ""
         self._made_at = 0.0
@@ -193,10 +197,13 @@ class Helper:
             if not name or name == self._name or not _uid(job):
                 continue
             age_s = self._now() - made_at(job)
-            if (labels[HELPER] == self.wish.host and self._ours(job)) or age_s > _LEFTOVER_S:
+            if (labels[HELPER] == self.wish.host and self._is_left(job)) or age_s > _LEFTOVER_S:
                 self._kube.delete(JOB, name, uid=_uid(job))
                 deleted.append(name)
         return deleted
+
+    def _is_left(self, job: Object) -> bool:
+        return self._is_gone(str((job["metadata"].get("annotations") or {}).get(MAKER) or ""))
 
     def _ours(self, job: Object) -> bool:
         about = job["metadata"]

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeVar
 from reconciler.backends.kube_control import Kube
 from reconciler.backends.node_answers import Answer, report_of, run_of
 from reconciler.backends.node_call import NodeCall, NodeSettings
-from reconciler.backends.volcano_helper import Helper
+from reconciler.backends.volcano_helper import Helper, HelperTransport
 from reconciler.core.errors import ReconcilerError, Rejected, Unparsable
 from reconciler.core.observation import Report
 from reconciler.core.protocols import Known, LogChunk, LogCursor
@@ -48,6 +48,8 @@ class Space:
     ) -> None:
         self.kube = kube
         self.helper = helper
+        self.way: Transport = HelperTransport(helper)
+        """Into the claim by a helper of its own, made when it is first needed, and again when it was lost."""
         self.running: Sequence[str] = ()
         """Pods of ours that run, as last seen: any of them sees the claim."""
         self.swept = False
@@ -71,7 +73,7 @@ class Space:
 
     def install(self) -> None:
         """Bring the runtime to the claim. Raises what that raises."""
-        self._install(self.helper.open())
+        self._install(self.way)
 
     def written(self, runs: Sequence[Run], *, only_running: bool = False) -> Written:
         """The last record of each run. `only_running`: make no helper for it. Raises what asking raises."""
@@ -161,4 +163,4 @@ class Space:
             except ReconcilerError:
                 if only_running and pod == self.running[:2][-1]:
                     raise
-        return call(self.helper.open())
+        return call(self.way)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from reconciler.backends.gang import gang_of
 from reconciler.core.cause import Cause
-from reconciler.core.observation import Presence, Report, ReportStatus, Sighting
+from reconciler.core.observation import Presence, Progress, Report, ReportStatus, Sighting
 
 
 def part(status: ReportStatus | None = None, *, alive: bool = False, **more) -> Sighting:
@@ -25,6 +25,19 @@ def test_it_lives_while_a_part_lives_and_has_begun_when_all_have():
     assert "worker 1" in gang_of([DONE, RUNNING]).report.detail
     over = gang_of([DONE, DONE])
     assert (over.alive, over.report.status) == (False, ReportStatus.COMPLETED)
+
+
+def test_its_heartbeat_is_the_oldest_of_those_that_go_on_and_its_progress_the_firsts():
+    def at(second: int, **more):
+        status = more.pop("status", ReportStatus.RUNNING)
+        return part(status, alive=not status.final, last_heartbeat=f"2026-01-01T00:00:{second:02}.000Z", **more)
+
+    report = gang_of([at(9, progress=Progress(7)), at(3, progress=Progress(1)), at(5), SILENT]).report
+    assert (report.last_heartbeat, report.progress) == ("2026-01-01T00:00:03.000Z", Progress(7))
+    report = gang_of([at(9), at(1, status=ReportStatus.COMPLETED), at(5)]).report
+    assert report.last_heartbeat == "2026-01-01T00:00:05.000Z"
+    over = gang_of([at(9, status=ReportStatus.COMPLETED), at(1, status=ReportStatus.COMPLETED)]).report
+    assert over.last_heartbeat == "2026-01-01T00:00:09.000Z"
 
 
 def test_a_part_that_failed_breaks_it_and_is_its_reason():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import sys
@@ -361,6 +362,28 @@ def test_a_worker_that_stays_silent_breaks_the_gang_after_a_while(world: World):
     assert "worker 3 of" in seen.report.message
     world.switches[3].hurt = Hurt.NOTHING
     assert not world.see(known).broken
+
+
+def test_a_worker_without_a_heartbeat_is_named_and_ends_nothing(world: World):
+    known = world.start(world.run())
+    (started,) = (world.root / "status/.workers/2").glob("*/*/*/*/started")
+    supervisor = json.loads(started.read_text())["pid"]
+    os.kill(supervisor, signal.SIGSTOP)
+    try:
+        assert "heartbeat" not in world.see(known).error
+        before = world.see(known).report.last_heartbeat
+        world.tpu.advance(30)
+        world.until(lambda: (world.see(known), world.tpu.advance(31)) and "heartbeat" in world.see(known).error)
+        seen = world.see(known)
+        assert seen.error.startswith("worker 2 has written no heartbeat for ")
+        assert "worker 1" not in seen.error
+        assert (seen.alive, seen.broken) == (True, False)
+        assert seen.report.last_heartbeat >= before
+        again = world.until(lambda: (one := world.see(known).report) and one.seq > seen.report.seq and one)
+        assert again.last_heartbeat == seen.report.last_heartbeat  # the oldest of all, while the first goes on
+    finally:
+        os.kill(supervisor, signal.SIGCONT)
+    world.until(lambda: "heartbeat" not in world.see(known).error)
 
 
 def test_a_repair_is_waited_for_and_then_given_up(world: World):

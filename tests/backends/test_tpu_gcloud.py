@@ -446,3 +446,25 @@ def test_the_program_never_asks_and_never_waits_long() -> None:
         "DISABLE_CREDENTIALS': 'true'",
     ):
         assert part in said
+
+
+@pytest.mark.parametrize(
+    ("given", "said", "project"),
+    [
+        ("p", None, "p"),
+        ("", Answer(0, "demo-project\n", "Your active configuration is: [default]\n"), "demo-project"),
+        ("", Answer(0, "\n", "(unset)\n"), ""),
+        ("", Answer(1, "", "ERROR: (gcloud.config.get-value) denied"), ""),
+        ("", Answer(None, "", "gcloud was not found: No such file or directory"), ""),
+    ],
+)
+def test_the_project_is_the_given_one_else_gclouds_own(given: str, said: Answer | None, project: str) -> None:
+    asked: list[tuple[str, ...]] = []
+
+    def run(argv: Any, timeout_s: float) -> Answer:
+        asked.append(tuple(argv))
+        assert said is not None
+        return said
+
+    assert GcloudControl(given, run=run).default_project() == project
+    assert asked == ([] if given else [("gcloud", "config", "get-value", "core/project", "--quiet")])

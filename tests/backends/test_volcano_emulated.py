@@ -214,7 +214,7 @@ def test_the_log_is_the_same_while_it_runs_when_it_has_ended_and_when_its_pods_a
 
 def test_of_an_output_that_the_node_keeps_the_end_of_the_claim_has_the_rest(site: KubeSite, backend):
     """A node cuts a container's output when it grows large; positions count from the claim's."""
-    known = site.start(backend, site.run(command=TALK))
+    known = site.accepted(backend, site.run(command=TALK))
     site.ended(backend, known)
     (pod,) = site.kube.pods(object_name(known.run.run_id))
     site.kube.world.log_of(pod).write_bytes(LINES[-100:])

@@ -5,6 +5,7 @@ The service is emulated (docs/tpu-emulator.md); the client library, the command 
 
 from __future__ import annotations
 
+import shutil
 import signal
 import sys
 import time
@@ -13,9 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.emulators.tpu.emulator import GET_LIBRARY, have_library
+from reconciler.backends.tpu_gcloud import GcloudControl, run_gcloud
+from tests.emulators.tpu.emulator import GET_GCLOUD, GET_LIBRARY, have_library
 from tests.lab.sshd import require_sshd
 from tests.real.cloud import OTHER, Cloud, cloud, ok
+from tests.real.gang import TRAIN
 
 pytestmark = [
     pytest.mark.real,
@@ -109,22 +112,6 @@ def test_the_logs_of_each_worker(group: Cloud):
 
 
 # --- taken back, broken, unreachable
-
-TRAIN = """
-import os, pathlib, time
-from runtime import api
-rank, shared = os.environ["RECONCILER_NODE_RANK"], pathlib.Path(os.environ["SHARED"])
-newest = api.resume()
-if os.environ["RECONCILER_ATTEMPT"] == "2":
-    start = int((pathlib.Path(newest) / "step").read_text())
-    (shared / f"resumed-{rank}").write_text(f"{start} in attempt {os.environ['RECONCILER_ATTEMPT']}")
-    raise SystemExit(0)
-if rank == "0":
-    with api.checkpoint(5) as path:
-        (pathlib.Path(path) / "step").write_text("5")
-(shared / f"began-{rank}").touch()
-time.sleep(600)
-"""
 
 
 def test_preempted_in_the_middle_it_resumes_from_its_checkpoint_on_another_vm(group: Cloud):
@@ -358,4 +345,76 @@ def test_without_capacity_the_next_zone_is_taken(group: Cloud):
     asked = [call.request["parent"].rpartition("/")[2] for call in group.tpu.calls("CreateNode") if call.code == "OK"]
     assert asked == ["us-central2-b", OTHER]
     assert "no more capacity" in ok(group("history", "t")).out
+    group.gone()
+
+
+# --- by requests, and by gcloud
+
+
+def test_by_a_queued_request_a_job_runs_on_four_workers_and_the_request_is_gone(group: Cloud):
+    group.make(group.inventory(queued="6h", spot=True))
+    group.tpu.settings(wait_s=3600.0)
+    group.train("t", f"touch {group.shared}/ran-$RECONCILER_NODE_RANK")
+    group.commit()
+    ok(group("apply", "--yes"))
+    found = group.status()["t"]
+    assert found["phase"] == "Provisioning"
+    assert "waits for capacity" in found["message"]
+    assert (len(group.tpu.queued()), group.nodes()) == (1, {})
+    ok(group("apply", "--yes"))
+    assert len(group.tpu.queued()) == 1
+    group.tpu.advance(3600)
+    ok(group("apply", "--yes", "--wait"))
+    assert group.status()["t"]["phase"] == "Succeeded"
+    assert group.wrote("ran-*") == [f"ran-{rank}" for rank in range(4)]
+    assert group.tpu.queued() == {}
+    asked = [call for call in group.tpu.calls("CreateQueuedResource") if call.code == "OK"]
+    assert len(asked) == 1
+    group.gone()
+
+
+def test_a_queued_request_that_waits_is_withdrawn_by_a_cancel(group: Cloud):
+    group.make(group.inventory(queued="6h", spot=True))
+    group.tpu.settings(wait_s=36_000.0)
+    group.train("t", LONG)
+    group.commit()
+    ok(group("apply", "--yes"))
+    assert len(group.tpu.queued()) == 1
+    ok(group("cancel", "t"))
+    group.until(lambda jobs: not group.tpu.queued(), apply=True)
+    # For two minutes after it was asked for, that it is not listed proves nothing: then the job is Cancelled.
+    assert group.status()["t"]["phase"] in ("Unknown", "Cancelled")
+    group("apply", "--yes")
+    assert group.tpu.queued() == {}
+    assert len(group.tpu.calls("CreateQueuedResource")) == 1
+    group.gone()
+
+
+@pytest.fixture
+def by_gcloud(group: Cloud) -> Cloud:
+    """The same repository, whose command line finds gcloud pointed at the emulator, and no client library is asked."""
+    if shutil.which("gcloud") is None:
+        pytest.skip(GET_GCLOUD)
+    variables = group.tpu.gcloud(group.root / "gcloud-home")
+    group.env |= {name: value for name, value in variables.items() if name not in ("PATH", "HOME")}
+    return group
+
+
+@pytest.mark.parametrize("queued", [None, "6h"], ids=["directly", "by a request"])
+def test_with_gcloud_alone_a_job_runs_and_its_vm_is_gone(by_gcloud: Cloud, queued: str | None):
+    group = by_gcloud
+    said = {"control": "gcloud", "endpoint": f"http://{group.tpu.rest}", "project": None, "queued": queued}
+    group.make(group.inventory(**said))
+    asked = GcloudControl("", run=run_gcloud(env=group.tpu.gcloud(group.root / "gcloud-home")))
+    assert asked.default_project() == group.tpu.world.project
+    group.train("t", f"touch {group.shared}/ran-$RECONCILER_NODE_RANK")
+    group.commit()
+    ok(group("apply", "--yes", "--wait", timeout_s=150))
+    assert group.status()["t"]["phase"] == "Succeeded"
+    assert group.wrote("ran-*") == [f"ran-{rank}" for rank in range(4)]
+    assert group.tpu.queued() == {}
+    method = "CreateQueuedResource" if queued else "CreateNode"
+    made = [call for call in group.tpu.calls(method) if call.code == "OK"]
+    assert len(made) == 1
+    assert "gcloud" in made[0].agent, made[0].agent
     group.gone()

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from tests.real.gang import TRAIN
 from tests.real.kube import NODE, KubeSite, kube_site, ok
 
 pytestmark = [pytest.mark.real, pytest.mark.xdist_group("volcano")]
@@ -44,24 +45,6 @@ def test_a_gang_runs_code_from_the_claim(group: KubeSite):
     assert group.helpers() == []
     assert group.creates() == 1
     assert group("plan").code == 0
-
-
-TRAIN = """
-import os, pathlib, time
-from runtime import api
-rank, shared = os.environ["RECONCILER_NODE_RANK"], pathlib.Path(os.environ["SHARED"])
-newest = api.resume()
-if os.environ["RECONCILER_ATTEMPT"] == "2":
-    start = int((pathlib.Path(newest) / "step").read_text())
-    (shared / f"resumed-{rank}").write_text(f"{start} in attempt {os.environ['RECONCILER_ATTEMPT']}")
-    raise SystemExit(0)
-if rank == "0":
-    with api.checkpoint(5) as path:
-        (pathlib.Path(path) / "step").write_text("5")
-    api.report(5, 10, loss=0.5)
-(shared / f"began-{rank}").touch()
-time.sleep(600)
-"""
 
 
 def began(group: KubeSite, count: int = 2) -> None:
@@ -506,3 +489,42 @@ def test_watch_hears_of_a_preemption_at_once(group: KubeSite):
         out, err = process.communicate(timeout=20)
     assert process.returncode == 0, (out, err)
     assert "requeue" in out
+
+
+def test_a_helper_that_was_lost_is_made_again(group: KubeSite):
+    group.make(group.inventory())
+    (group.repo / "code.sh").write_text("echo one\n")
+    group.gang("one", ["sh", "code.sh"], source={"ref": "HEAD"})
+    group.commit()
+    process = group.start("watch", "--interval", "0.5", "--idle", "0.5")
+    try:
+        group.until(lambda jobs: jobs["one"]["phase"] == "Succeeded")
+        (lost,) = group.helpers()
+        group.kube.delete("jobs", lost)
+        (group.repo / "code.sh").write_text("echo two\n")
+        group.gang("two", ["sh", "code.sh"], source={"ref": "HEAD"})
+        group.commit()
+        group.until(lambda jobs: jobs.get("two", {}).get("phase") == "Succeeded")
+        assert group.helpers() != [lost]
+    finally:
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=20)
+    assert process.returncode == 0, (out, err)
+    assert group.helpers() == []
+
+
+def test_a_look_beside_leaves_the_helper_that_is_in_use(group: KubeSite):
+    group.make(group.inventory())
+    ok(group("apply", "--yes"))  # the claim has been looked at
+    group.gang("t", ["true"])
+    group.commit()
+    group.kube.slow_start(8.0)
+    process = group.start("apply", "--yes", "--wait")
+    group.kube.wait(group.helpers, 30)
+    used = group.helpers()
+    assert group("status").code == 0
+    assert set(used) <= set(group.helpers())
+    group.kube.slow_start(0.0)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, (out, err)
+    assert group.helpers() == []
