@@ -71,6 +71,7 @@ class Applying:
     def run(self, saved: dict[str, object] | None, *, ask: bool, wait: bool, timeout_s: float | None) -> int:
         """Look, show, ask, act, wait; returns the exit code."""
         from reconciler.app.converge import Moved
+        from reconciler.core.errors import LockHeld, StoreError
         from reconciler.cli.out import say, warn
         from reconciler.cli.saved import stale
         from reconciler.cli.show import show_plan
@@ -104,6 +105,10 @@ class Applying:
                 self._act(seen)
             except Moved:
                 continue
+            except StoreError as error:
+                if isinstance(error, LockHeld) or not self._quiet or not self._done:
+                    raise  # what was done is on the screen already
+                return self._end(seen, Exit.ERROR, str(error))
             break
         else:
             return self._end(seen, Exit.LOCKED, "Another reconciler keeps acting on this repository; try again later.")
@@ -121,10 +126,13 @@ class Applying:
         from reconciler.cli.show import show_done
 
         with Transfers(quiet=self._quiet) as transfers:
-            done = self._reconciler.apply(
-                seen, why=self._why, progress=transfers.advance, report=None if self._quiet else show_done
-            )
-        self._done.extend(done)
+
+            def report(item: Done) -> None:
+                self._done.append(item)
+                if not self._quiet:
+                    show_done(item)
+
+            self._reconciler.apply(seen, why=self._why, progress=transfers.advance, report=report)
 
     def _wait(self, seen: Pass, timeout_s: float | None) -> tuple[Pass, bool]:
         """Passes until nothing moves. The pause grows from a blink to a second: short jobs end soon, long ones late."""

@@ -11,7 +11,7 @@ import pytest
 
 from reconciler.core.errors import LockHeld, StoreError
 from reconciler.core.memory import Launched, Launching, Requested
-from reconciler.store.git import HEAD, SKEW_S, GitStore
+from reconciler.store.git import HEAD, LOCK_TERM_S, SKEW_S, GitStore
 from reconciler.store.gitref import NOTHING, REF, GitRef
 from tests.contract.store_contract import StoreContract
 from tests.store.test_sqlite import Clock
@@ -181,16 +181,19 @@ def test_a_holder_that_slept_through_its_term_loses_the_ref_and_knows_it(open_st
     assert set(sleeper.memories()) == {RUN.job, key("b")}
 
 
-def test_a_lock_of_another_machine_is_believed_longer_because_clocks_differ(open_store, clock: Clock) -> None:
+def test_a_lock_of_another_machine_is_believed_until_it_has_stood_still_by_our_clock(open_store, clock: Clock) -> None:
     from dataclasses import replace
 
     far, here = open_store(actor="jo"), open_store(actor="ci")
     far._holder = replace(far._holder, host="elsewhere", boot="other")
     far.lock()
-    clock.pass_s(61)
-    with pytest.raises(LockHeld, match=r"jo .* on elsewhere"):
+    clock.pass_s(3600)
+    with pytest.raises(LockHeld, match=r"jo .* on elsewhere.* 180 s .* so far: 0 s"):
         here.lock()
-    clock.pass_s(SKEW_S)
+    clock.pass_s(LOCK_TERM_S + SKEW_S - 1)
+    with pytest.raises(LockHeld, match=r"so far: 179 s\n.*takes over in 1 s"):
+        here.lock()
+    clock.pass_s(1)
     here.lock()
 
 
@@ -262,7 +265,7 @@ def test_only_what_changed_is_read_again(open_store) -> None:
     first.unlock()
     assert second.newest() == 3
     known = dict(second.memories())
-    second._ref.files = lambda commit: pytest.fail("everything was read")
+    second._ref.tree = lambda commit: pytest.fail("everything was read")
     first.lock()
     first.append([(key("a"), Requested("resume", "x"))], commit="c")
     first.unlock()
