@@ -71,10 +71,10 @@ class Applying:
     def run(self, saved: dict[str, object] | None, *, ask: bool, wait: bool, timeout_s: float | None) -> int:
         """Look, show, ask, act, wait; returns the exit code."""
         from reconciler.app.converge import Moved
-        from reconciler.core.errors import LockHeld, StoreError
         from reconciler.cli.out import say, warn
         from reconciler.cli.saved import stale
         from reconciler.cli.show import show_plan
+        from reconciler.core.errors import LockHeld, StoreError
 
         agreed: str | None = None
         for _ in range(TRIES_MAX):

@@ -1,9 +1,9 @@
 """The state in the manifests' own git remote: whoever can push there shares placements, budgets and tombstones, without a server.
 
 One ref (store/gitref) with the memory of each job as a file, the journal as a page per pass (store/pages), and `head.json`
-(store/head): newest line, hosts that were looked at, lock. Every write is a compare and swap of the whole ref, so of two writers
-one loses and knows it. What one holder of the lock writes becomes one commit: it is amended until the lock is given back, and gone
-if nothing was written.
+(store/head): newest line, hosts that were looked at, lock. Every write is a compare and swap of the whole ref, so of two
+writers one loses and knows it. What one holder of the lock writes becomes one commit: it is amended until the lock is given back,
+and gone if nothing was written.
 
 Intents are pushed before they are acted upon. What came of them is kept until the next push; should this process die first, the
 next reconciler finds the intents and looks. What a machine cost is pushed at once: when it is gone, nobody can look.

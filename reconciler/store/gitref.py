@@ -153,7 +153,7 @@ class GitRef:
             text = ""
         if mode != _FILE or not _PATH.match(text):
             raise StoreError(
-                f"The state in {self.told} holds {path!r} (mode {mode.decode('ascii', 'replace')}): the reconciler never wrote it",
+                f"The state in {self.told} holds {path!r} (mode {mode.decode('ascii', 'replace')}), not written by a reconciler",
                 hint="Somebody else writes to this ref: see who may push there. Deleting it loses only the history.",
             )
         return text
