@@ -25,7 +25,7 @@ class Unmoved:
         if self._known[0] != commit:
             self._known = self._remembered()
         seen, at = self._known
-        if seen != commit or at > now:  # a clock that was put back proves nothing
+        if seen != commit or not at <= now:  # a clock that was put back proves nothing, nor does a time that is no number
             self._known = (commit, now)
             self._remember()
         return self._known[1]

@@ -18,6 +18,7 @@ from reconciler.core.errors import (
     Rejected,
     SecretError,
     ShipError,
+    StoreError,
     Unparsable,
     Unreachable,
 )
