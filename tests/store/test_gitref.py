@@ -133,6 +133,26 @@ def test_a_gc_takes_nothing_away_that_is_in_use(remote: Remote) -> None:
     assert reader.newest() == 3
 
 
+def test_a_gc_takes_nothing_away_that_was_here_before_it_was_read(remote: Remote) -> None:
+    """Objects of a process that was killed, and whose ref is gone: no fetch brings them, and nothing else names them."""
+    clone = remote.clone("first")
+    killed, reader = open_store(clone), open_store(clone)
+    killed.lock()
+    killed.append([(key("a"), Requested("cancel", "x"))], commit="c")
+    git(clone, "update-ref", "-d", killed._ref._seen)
+    assert reader.newest() == 1
+    git(clone, "gc", "-q", "--prune=now")
+    assert len(reader.history()) == 1
+
+
+def test_no_ref_of_the_clone_moves_with_the_state(remote: Remote) -> None:
+    clone = remote.clone("second")
+    fill(remote.clone("first"), "a")
+    git(clone, "config", "remote.origin.fetch", "+refs/*:refs/mirror/*")
+    assert open_store(clone).newest() == 1
+    assert git(clone, "for-each-ref", "refs/mirror") == ""
+
+
 def test_a_closed_store_leaves_one_ref_from_which_only_news_is_fetched(remote: Remote) -> None:
     first, second = remote.clone("first"), remote.clone("second")
     fill(first, *(f"n{number}" for number in range(60)))
