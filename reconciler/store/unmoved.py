@@ -25,7 +25,8 @@ class Unmoved:
         if self._known[0] != commit:
             self._known = self._remembered()
         seen, at = self._known
-        if seen != commit or not at <= now:  # a clock that was put back proves nothing, nor does a time that is no number
+        # A clock that was put back proves nothing, nor does a time that is no number.
+        if seen != commit or not at <= now:
             self._known = (commit, now)
             self._remember()
         return self._known[1]
