@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from reconciler.app.act import Done, act
@@ -10,7 +11,7 @@ from reconciler.app.lanes import Lanes
 from reconciler.app.ports import DesiredState, Ports, Progress
 from reconciler.core.actions import Verb
 from reconciler.core.decide import rest
-from reconciler.core.errors import ReconcilerError, Retry
+from reconciler.core.errors import ReconcilerError, Retry, StoreError
 from reconciler.core.job import Desired
 from reconciler.core.memory import Memory
 from reconciler.core.names import JobKey
@@ -201,8 +202,11 @@ class Reconciler:
                 progress=progress,
                 report=report,
             )
-        finally:
-            store.unlock()
+        except BaseException:
+            with suppress(StoreError):  # what went wrong first says more
+                store.unlock()
+            raise
+        store.unlock()
         return done
 
     def probe(self) -> dict[str, Census]:

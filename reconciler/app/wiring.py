@@ -44,7 +44,7 @@ from reconciler.load.references import check_references
 from reconciler.load.secrets import Resolver
 from reconciler.source import git
 from reconciler.source.deliver import runtime_path
-from reconciler.source.owner import owner_of
+from reconciler.source.owner import owner_of, state_name
 from reconciler.store.cache import FileCache
 from reconciler.store.git import GitStore
 from reconciler.store.gitref import GitRef
@@ -161,14 +161,14 @@ def open_ports(settings: Settings) -> Iterator[Ports]:
 
 def _store(settings: Settings, place: Place, inventory: Inventory, owner: str) -> SqliteStore | GitStore:
     if inventory.state == "local":
-        return SqliteStore(_state_base(settings) / owner[:16] / "state.sqlite")
+        return SqliteStore(_state_base(settings) / state_name(owner) / "state.sqlite")
     if place.git_dir is None:
         raise SourceError(
             f"{inventory.file} says state: git, and {place.root} is not in a git repository",
             hint="Make it one with a remote to which you can push, or write state: local.",
         )
     # Each directory of manifests is a source of its own, with a state of its own.
-    return GitStore(GitRef(place.root, ref=f"refs/reconciler/{owner[:16]}"))
+    return GitStore(GitRef(place.root, ref=f"refs/reconciler/{state_name(owner)}"))
 
 
 def remarks_on(inventory: Inventory) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from reconciler.cli.common import GLOBALS, AssumeEmpty, ConfirmDelete, Exit, Jso
 if TYPE_CHECKING:
     from reconciler.app.act import Done
     from reconciler.app.converge import Pass, Reconciler
+    from reconciler.core.errors import StoreError
 
 
 # How often a pass starts over because another reconciler acted between its look and its lock.
@@ -74,6 +75,7 @@ class Applying:
         from reconciler.cli.out import say, warn
         from reconciler.cli.saved import stale
         from reconciler.cli.show import show_plan
+        from reconciler.core.errors import StoreError
 
         agreed: str | None = None
         for _ in range(TRIES_MAX):
@@ -104,12 +106,17 @@ class Applying:
                 self._act(seen)
             except Moved:
                 continue
+            except StoreError as error:
+                return self._end_of(seen, error)
             break
         else:
             return self._end(seen, Exit.LOCKED, "Another reconciler keeps acting on this repository; try again later.")
         failed = any(not item.ok for item in self._done)
         if wait:
-            seen, timed_out = self._wait(seen, timeout_s)
+            try:
+                seen, timed_out = self._wait(seen, timeout_s)
+            except StoreError as error:
+                return self._end_of(seen, error)
             if timed_out:
                 warn("Stopped waiting; the jobs go on.")
                 return self._end(seen, Exit.PARTIAL)
@@ -121,10 +128,13 @@ class Applying:
         from reconciler.cli.show import show_done
 
         with Transfers(quiet=self._quiet) as transfers:
-            done = self._reconciler.apply(
-                seen, why=self._why, progress=transfers.advance, report=None if self._quiet else show_done
-            )
-        self._done.extend(done)
+
+            def report(item: Done) -> None:
+                self._done.append(item)
+                if not self._quiet:
+                    show_done(item)
+
+            self._reconciler.apply(seen, why=self._why, progress=transfers.advance, report=report)
 
     def _wait(self, seen: Pass, timeout_s: float | None) -> tuple[Pass, bool]:
         """Passes until nothing moves. The pause grows from a blink to a second: short jobs end soon, long ones late."""
@@ -136,6 +146,11 @@ class Applying:
         deadline = None if timeout_s is None else clock.now() + timeout_s
         pause_s = 0.02
         with Live(quiet=self._quiet) as live:
+
+            def report(item: Done) -> None:
+                self._done.append(item)
+                live.note(item)
+
             # What was just started has not been looked at: one more look decides whether anything moves.
             while seen.moving or seen.plan.effects:
                 if deadline is not None and clock.now() > deadline:
@@ -147,10 +162,18 @@ class Applying:
                 if seen.plan.refusal is not None:
                     return seen, False
                 try:
-                    self._done.extend(self._reconciler.apply(seen, why=self._why, report=live.note))
+                    self._reconciler.apply(seen, why=self._why, report=report)
                 except (Moved, LockHeld):
                     continue  # another reconciler is at it: look again at what it came to
         return seen, False
+
+    def _end_of(self, seen: Pass, error: StoreError) -> int:
+        """What was done before the error is on the screen already; a document has to hold both."""
+        from reconciler.core.errors import LockHeld
+
+        if isinstance(error, LockHeld) or not self._quiet or not self._done:
+            raise error
+        return self._end(seen, Exit.ERROR, str(error))
 
     def _end(self, seen: Pass, code: Exit, message: str = "") -> int:
         from reconciler.cli.out import emit, say, warn

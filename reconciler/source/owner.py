@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import socket
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from reconciler.core.errors import SourceError
 from reconciler.source import git
 
 OWNER_VARIABLE = "RECONCILER_OWNER"
+# A first commit, or what stands for one outside of git: 16 characters of it tell it from all others.
+_OWN_MARK = re.compile(r"(?:[0-9a-f]{40}|[0-9a-f]{64}|dir-[0-9a-f]{16})\Z")
 
 
 def owner_of(root: Path, *, known: str | None, in_git: bool) -> str:
@@ -42,3 +45,10 @@ def owner_of(root: Path, *, known: str | None, in_git: bool) -> str:
     if not roots:
         raise SourceError(f"{root} has no commit yet", hint="Commit a manifest first: git add -A && git commit.")
     return roots[0]
+
+
+def state_name(owner: str) -> str:
+    """16 characters for the folder or the ref of an owner's state. $RECONCILER_OWNER may be any text, and many begin alike."""
+    return (owner if _OWN_MARK.match(owner) else hashlib.sha256(owner.encode("utf-8", "surrogateescape")).hexdigest())[
+        :16
+    ]

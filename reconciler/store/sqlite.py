@@ -20,7 +20,7 @@ from reconciler.core.memory import Line, Memory, fold
 from reconciler.core.names import JobKey
 from reconciler.core.protocols import Entry
 from reconciler.store.codec import dump_line, dump_memory, load_line, load_memory
-from reconciler.store.holder import Holder, default_actor, is_dead, myself
+from reconciler.store.holder import default_actor, holder_from, is_dead, myself
 
 SCHEMA_VERSION = 1
 
@@ -205,7 +205,13 @@ class SqliteStore:
         """Become the one writer for LOCK_TERM_S; each holder gets a higher epoch, so a late one is noticed."""
         with self._transaction():
             epoch, text, expires = self._db.execute("SELECT epoch, holder, expires FROM lock").fetchone()
-            holder = Holder(**json.loads(text)) if text else None
+            try:
+                holder = holder_from(json.loads(text)) if text else None
+            except (TypeError, ValueError) as error:
+                raise StoreError(
+                    f"The lock in {self._path} cannot be read ({type(error).__name__}: {error})",
+                    hint="Move the file away: running jobs are found again by their marks on the hosts.",
+                ) from error
             now = self._now()
             if holder is not None and holder != self._holder and now < expires and not is_dead(holder, self._holder):
                 raise LockHeld(

@@ -18,6 +18,7 @@ from reconciler.core.errors import (
     Rejected,
     SecretError,
     ShipError,
+    StoreError,
     Unparsable,
     Unreachable,
 )
@@ -259,6 +260,23 @@ def test_the_lock_is_given_back_after_an_error(desk):
     other = desk.another("ci")
     other.ports.store.lock()
     other.ports.store.close()
+
+
+def test_what_was_done_is_reported_before_an_end_that_cannot_be_written(desk):
+    desk.want(job())
+    desk.store.unlock = raising(StoreError("What came of 1 effects is not written"))
+    seen, reported = desk.reconciler.look(), []
+    with pytest.raises(StoreError, match="What came of 1 effects"):
+        desk.reconciler.apply(seen, why="apply", report=reported.append)
+    assert [item.ok for item in reported] == [True]
+
+
+def test_the_first_error_is_told_when_the_lock_cannot_be_given_back_either(desk):
+    desk.want(job())
+    desk.store.append = raising(StoreError("the intent is not written"))
+    desk.store.unlock = raising(StoreError("the lock was not given back"))
+    with pytest.raises(StoreError, match="the intent is not written"):
+        desk.one_pass()
 
 
 def test_a_quiet_pass_takes_no_lock_and_writes_nothing(desk):

@@ -154,6 +154,33 @@ def test_a_remote_that_is_away_stops_effects_and_not_the_jobs(two: tuple[Site, S
     first.until(lambda jobs: jobs["t"]["phase"] == "Cancelled", apply=True)
 
 
+@pytest.mark.parametrize("flag", ["", "--json"])
+def test_an_end_that_cannot_be_written_is_exit_1_and_hides_nothing(
+    two: tuple[Site, Site], tmp_path: Path, flag: str
+) -> None:
+    """The remote takes the lock and the intents, and then no more: the job runs, and the next pass learns of it."""
+    first, second = two
+    first.job("t", ["sleep", "300"])
+    publish(first, second)
+    hook = tmp_path / "remote.git" / "hooks" / "pre-receive"
+    hook.write_text(f'#!/bin/sh\necho x >> {tmp_path}/pushes; test "$(wc -l < {tmp_path}/pushes)" -le 2\n')
+    hook.chmod(0o755)
+    said = first("apply", "--yes", *filter(None, [flag]))
+    assert said.code == 1, said
+    assert (tmp_path / "pushes").read_text() == 4 * "x\n"
+    if flag:
+        assert "What came of 1 effects is not written" in said.json["message"]
+        assert [(item["job"], item["ok"]) for item in said.json["results"]] == [("general/default/t", True)]
+    else:
+        assert "started" in said.out
+        assert "What came of 1 effects is not written" in said.err
+    hook.unlink()
+    second.until(lambda jobs: jobs["t"]["phase"] == "Running", apply=True)
+    assert second.status()["t"]["attempt"] == 1
+    second("cancel", "t")
+    second.until(lambda jobs: jobs["t"]["phase"] == "Cancelled", apply=True)
+
+
 def test_state_git_outside_of_git_is_an_error_with_the_next_step(tmp_path: Path) -> None:
     site = Site(tmp_path)
     (tmp_path / "home").mkdir()

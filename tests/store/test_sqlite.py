@@ -7,6 +7,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -75,6 +76,29 @@ def test_the_lock_of_a_killed_process_is_free_at_once(tmp_path):
         holder.wait()
         store.lock()
         store.close()
+
+
+def test_a_process_of_another_container_is_not_taken_for_dead(tmp_path, clock):
+    """One boot id, one host name, one file; its pid is nobody, or another process, in our table."""
+    path = tmp_path / "state.sqlite"
+    far, here = (SqliteStore(path, actor=actor, now=clock.now) for actor in ("ci", "jo"))
+    far._holder = replace(far._holder, pid=7, start="123456", pids="pid:[1]")
+    far.lock()
+    with pytest.raises(LockHeld, match="ci"):
+        here.lock()
+    clock.pass_s(61)
+    here.lock()
+    far.close()
+    here.close()
+
+
+@pytest.mark.parametrize("holder", ["[]", '{"actor": "a"}', '{"actor": 1, "pid": 1}', "{"])
+def test_a_damaged_lock_is_an_error_that_names_the_file(tmp_path, holder):
+    store = SqliteStore(tmp_path / "state.sqlite")
+    store._db.execute("UPDATE lock SET holder = ?, expires = 1e12", (holder,))
+    with pytest.raises(StoreError, match=r"The lock in .*state\.sqlite cannot be read"):
+        store.lock()
+    store.close()
 
 
 def test_a_damaged_file_is_an_error_that_says_what_is_lost(tmp_path):
