@@ -188,8 +188,8 @@ class GitStore:
             self._push("at work")
 
     def holds(self) -> bool:
-        lock = self._head["lock"]
-        return self._epoch is not None and lock is not None and self._now() <= float(lock["expires"])
+        lock = self._head.lock
+        return self._epoch is not None and lock is not None and self._now() <= lock.expires
 
     def unlock(self) -> None:
         """Give the lock back, with what came of effects. Where nothing was written, nothing is left of having held it. Raises
