@@ -324,10 +324,13 @@ def test_interrupted_while_shipping_no_helper_is_left(group: KubeSite):
     group.gang("t", ["true"])
     group.commit()
     group.kube.slow_start(30.0)
-    process = group.start("apply", "--yes")
-    group.kube.wait(group.helpers, 30)
-    process.send_signal(signal.SIGINT)
-    process.communicate(timeout=20)
+    with group.start("apply", "--yes") as process:
+        try:
+            group.kube.wait(group.helpers, 30)
+            process.send_signal(signal.SIGINT)
+            process.communicate(timeout=20)
+        finally:
+            process.kill()
     group.kube.wait(lambda: not group.helpers(), 20)
 
 
