@@ -328,10 +328,10 @@ def test_interrupted_while_shipping_no_helper_is_left(group: KubeSite):
         try:
             group.kube.wait(group.helpers, 30)
             process.send_signal(signal.SIGINT)
-            process.communicate(timeout=20)
+            process.communicate(timeout=60)
         finally:
             process.kill()
-    group.kube.wait(lambda: not group.helpers(), 20)
+    group.kube.wait(lambda: not group.helpers(), 60)
 
 
 def test_with_the_state_lost_a_finished_job_does_not_run_again(group: KubeSite):
