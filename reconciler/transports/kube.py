@@ -156,7 +156,6 @@ class KubeTransport:
             if left <= 0:
                 heard.late = heard.status is None
                 return
-            piece = memoryview(b"")
             if not line.sending:
                 piece = feed.peek()[:_SEND_BYTES]
                 if piece:
@@ -167,7 +166,7 @@ class KubeTransport:
                     heard.short = size - sent  # the source had less than was said, and the command waits for the rest
                     self._also(_CLOSE, frame.pid, within_s=min(left, self._connect_timeout_s))
             try:
-                inbox.add(line.exchange(0.0 if piece else left))
+                inbox.add(line.exchange(left))
                 for message in inbox.messages():
                     if message.kind == frames.PING:
                         line.send(frames.frame(frames.PONG, message.data))
@@ -273,11 +272,12 @@ class _Line:
         self._out = memoryview(bytes(self._out) + data) if self._out else memoryview(data)
 
     def exchange(self, within_s: float) -> bytes:
-        """Send what fits and give what has come, after `within_s` at the latest (0: at once, unless nothing fits). Raises OSError
-        at the end of the line."""
+        """Send what fits and give what has come: as soon as something has, or all has been sent (the caller may have more), after
+        `within_s` at the latest. Raises OSError at the end of the line."""
+        had = self.sending
         self._push()
         got = self._pull()
-        if got or (not within_s and not self._out):
+        if got or (had and not self.sending):
             return got
         self._poll.modify(self._sock, select.POLLIN | (select.POLLOUT if self._out else 0))
         self._poll.poll(max(20.0, within_s * 1000))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import select
 import socket
 import ssl
 import subprocess
@@ -60,24 +62,30 @@ class Terminator:
         except OSError:
             peer.close()
             return
-        with secure, socket.create_connection(("127.0.0.1", self._to)) as inner:
-            back = threading.Thread(target=copied, args=(inner, secure), daemon=True)
-            back.start()
-            copied(secure, inner)
-            back.join()
+        with secure, socket.create_connection(("127.0.0.1", self._to)) as inner, contextlib.suppress(OSError):
+            relay(secure, inner)
 
 
-def copied(source: socket.socket, target: socket.socket) -> None:
-    try:
-        while data := source.recv(1 << 16):
-            target.sendall(data)
-    except OSError:
-        pass
-    for each in (target, source):
-        try:
-            each.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass
+def relay(secure: ssl.SSLSocket, inner: socket.socket) -> None:
+    """Both directions by one thread: OpenSSL lets no two read and write one connection at once."""
+    blocked = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
+    kept: dict[socket.socket, bytearray] = {inner: bytearray(), secure: bytearray()}
+    for each in kept:
+        each.setblocking(False)
+    ended = False
+    while not ended or kept[secure]:
+        moved = False
+        for source, target in ((secure, inner), (inner, secure)):
+            with contextlib.suppress(*blocked):
+                data = source.recv(1 << 16)
+                ended, moved = ended or not data, True
+                kept[target] += data
+            with contextlib.suppress(*blocked):
+                while kept[target]:
+                    del kept[target][: target.send(bytes(kept[target][: 1 << 16]))]
+                    moved = True
+        if not moved:
+            select.select([secure, inner], [each for each, data in kept.items() if data], [])
 
 
 @pytest.fixture(scope="module")
