@@ -9,6 +9,7 @@ from pathlib import Path
 
 from reconciler.backends.fake import Course
 from reconciler.backends.fake_queue import FakeCluster
+from reconciler.core.observation import ReportStatus
 from reconciler.core.run import Run
 from tests.sim.workloads import build
 from tests.sim.world import SimWorld, calm, faults, manifest
@@ -83,6 +84,15 @@ def settled(world: SimWorld) -> None:
             ("Succeeded", "Failed") if view.job.name not in world.scancelled else ("Succeeded", "Failed", "Cancelled")
         )
         assert view.phase in settled_in or view.reason in ("DependencyFailed", "DependencyMissing"), view
+        wanted = world.manifests[view.job.name]
+        ends = [
+            process.final.status
+            for process in world.runs(view.job.name)
+            if process.final is not None
+            and (process.run.digest, process.run.generation) == (wanted.digest, wanted.generation)
+        ]
+        assert view.phase != "Succeeded" or ReportStatus.COMPLETED in ends, f"{view.job} succeeded, and its work was not done"
+        assert view.phase != "Failed" or ReportStatus.COMPLETED not in ends, f"{view.job} failed, and its work was done"
     living = [p.run.run_id for m in world.machines.values() for p in m.living() if p not in world.foreign]
     for cluster in clusters(world):
         theirs = {process.run.run_id for process in world.foreign}

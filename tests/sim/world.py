@@ -25,15 +25,16 @@ from reconciler.core.errors import LockHeld, Problem, ReconcilerError
 from reconciler.core.job import Desired, JobSpec
 from reconciler.core.memory import Forgotten, Launching, Line, Memory, Stopping, Unsettled, fold
 from reconciler.core.names import JobKey
-from reconciler.core.observation import ReportStatus
+from reconciler.core.observation import Census, ReportStatus
 from reconciler.core.partitions import QueueView
 from reconciler.core.phase import Phase
 from reconciler.core.plan import Plan
-from reconciler.core.protocols import Accepted, Declined, Known, Submission
+from reconciler.core.protocols import Accepted, Declined, Known, Look, Submission
 from reconciler.core.secret import Secret
 from reconciler.core.solve import HostView
 from reconciler.load.normal import decode
 from reconciler.store.sqlite import SqliteStore
+from tests.sim.promises import Promises
 from tests.worlds import OWNER, job, key
 
 PACE_S = 5.0
@@ -112,12 +113,18 @@ class Gate(FakeBackend):
         for item in submissions:
             mark = (item.run.run_id, item.run.token)
             assert mark in self._in.world.intents, f"{mark} was submitted without a durable intent"
+        self._in.world.promises.acts(self._in)
         with self._in.effect(f"submit {self.machine.name}"):
             return super().submit(submissions)
+
+    def observe(self, look: Look) -> Census:
+        return self._in.world.seen(self.machine.name, super().observe(look))
 
     def cancel(self, known: Known, *, reason: str, grace_s: float, force: bool = False) -> str:
         run_id = known.run.run_id
         assert run_id in self._in.world.stop_intents, f"{run_id} was stopped without a durable intent"
+        self._in.world.promises.acts(self._in)
+        self._in.world.promises.cancels(known, grace_s, force=force)
         with self._in.effect(f"cancel {self.machine.name}"):
             return super().cancel(known, reason=reason, grace_s=grace_s, force=force)
 
@@ -140,7 +147,7 @@ class Journal:
         world = self._in.world
         with self._in.effect("append " + ",".join(sorted({type(line).__name__ for _, line in batch}))):
             self._store.append(batch, commit=commit, why=why)
-            world.recorded(batch)
+            world.recorded(batch, self._in)
 
     def mark_scanned(self, hosts: Iterable[str]) -> None:
         names = set(hosts) - self._store.scanned()
@@ -164,6 +171,8 @@ class Incarnation:
         self.world = world
         self.dead = False
         self.actor = actor
+        self.allowed: int | None = None
+        self.seen: Pass | None = None
         self.store = SqliteStore(world.path, now=world.clock.now, actor=actor)
         # A kill of the process, not of the machine, is simulated: what SQLite was told stays.
         self.store._db.execute("PRAGMA synchronous = OFF")
@@ -171,6 +180,7 @@ class Incarnation:
 
     def allow(self, count: int) -> None:
         """The user confirms that so many jobs are removed."""
+        self.allowed = count
         self.reconciler = self._reconciler(count)
 
     def _reconciler(self, delete_allowed: int | None) -> Reconciler:
@@ -262,6 +272,9 @@ class SimWorld:
         self.others: list[Incarnation] = []
         self.steps: list[Step] = []
         self.lines: list[Line] = []
+        self.promises = Promises(self)
+        self.censuses: list[Census] = []
+        self.lenses: dict[int, Callable[[Census], Census]] = {}
         self.reasons: Counter[str] = Counter()
         self._tokens = 0
         self._actors = 0
@@ -313,6 +326,7 @@ class SimWorld:
         for path in self.path.parent.glob(self.path.name + "*"):
             path.unlink()
         self.folded.clear()
+        self.promises.state_lost()
         raise Killed
 
     def restart(self, actor: str | None = None) -> None:
@@ -357,7 +371,8 @@ class SimWorld:
         self.happen()
         reconciler = incarnation.reconciler
         try:
-            seen = reconciler.look()
+            seen = incarnation.seen = reconciler.look()
+            self.promises.decided(incarnation, seen)
             self.reasons.update(action.reason for action in seen.plan.actions)
             self.reasons.update(view.reason for view in seen.plan.views)
             if seen.plan.refusal is not None and self.confirm:
@@ -404,10 +419,18 @@ class SimWorld:
                     self._noted.add(run_id)
                     self.done_work[process.run.job] = (process.run.digest, process.run.generation)
 
-    def recorded(self, batch: Iterable[tuple[JobKey, Line]]) -> None:
+    def seen(self, host: str, census: Census) -> Census:
+        """What one look at one host brings. `lenses` say, by the number of the look, what is seen in place of the truth."""
+        number = len(self.censuses)
+        self.censuses.append(census)
+        lens = self.lenses.get(number)
+        return census if lens is None else lens(census)
+
+    def recorded(self, batch: Iterable[tuple[JobKey, Line]], incarnation: Incarnation) -> None:
         self._note_done()
         for job_key, line in batch:
             self.lines.append(line)
+            self.promises.line(incarnation, job_key, line, self.folded.get(job_key) or Memory(job_key))
             self.folded[job_key] = fold(self.folded.get(job_key) or Memory(job_key), line, self.clock.now())
             match line:
                 case Launching(run=run):
@@ -415,7 +438,9 @@ class SimWorld:
                         self.done_work.pop(job_key, None)
                     self.intents.add((run.run_id, run.token))
                 case Forgotten():
-                    self.done_work.pop(job_key, None)
+                    done = self.done_work.get(job_key)
+                    if done is not None and (job_key, done) not in self.promises.told_done:
+                        del self.done_work[job_key]  # nobody knew that it was done
                 case Stopping(run_id=run_id):
                     self.stop_intents.add(run_id)
                     self.stopping.add(run_id)
@@ -426,6 +451,7 @@ class SimWorld:
         run = process.run
         if run.owner != OWNER:
             return
+        self.promises.starts(machine, process)
         if not any(one is process for one in self.started):  # a scheduler may start the same attempt anew
             self.started.append(process)
         assert (run.run_id, run.token) in self.intents, f"{run.run_id} started without a durable intent"
@@ -452,6 +478,7 @@ class SimWorld:
     def _stopped(self, machine: FakeMachine, process: Process) -> None:
         run = process.run
         assert run.owner == OWNER, f"somebody else's run {run.run_id} was stopped"
+        self.promises.stops(process)
         minded = (self.folded.get(run.job) or Memory(run.job)).run
         if minded is not None and (minded.run_id, minded.token) == (run.run_id, run.token):
             assert run.run_id in self.stopping, f"the run {run.run_id} was ended, and only its twin was meant"
