@@ -29,6 +29,7 @@ from reconciler.core.observation import Census, ReportStatus
 from reconciler.core.partitions import QueueView
 from reconciler.core.phase import Phase
 from reconciler.core.plan import Plan
+from reconciler.core.run import Run
 from reconciler.core.protocols import Accepted, Declined, Known, Look, Submission
 from reconciler.core.secret import Secret
 from reconciler.core.solve import HostView
@@ -78,6 +79,15 @@ def machine_view(machine: FakeMachine, kind: str) -> HostView:
     return HostView(machine.name, kind, "lab", None if machine.gpus else {}, slots=machine.cpus)
 
 
+@dataclass(frozen=True, slots=True)
+class Deed:
+    """`submit`, `resubmit` or `cancel`, and the number of the host's last look before it."""
+
+    verb: str
+    host: str
+    look: int | None
+
+
 class OneByOne(Lanes):
     """Lanes without threads: every host's work is done, then the results come back. A kill finds some hosts acted upon and
     nothing settled, which is the worst that threads can do."""
@@ -114,6 +124,7 @@ class Gate(FakeBackend):
             mark = (item.run.run_id, item.run.token)
             assert mark in self._in.world.intents, f"{mark} was submitted without a durable intent"
         self._in.world.promises.acts(self._in)
+        self._in.world.acted(self.machine.name, "submit", *(item.run for item in submissions))
         with self._in.effect(f"submit {self.machine.name}"):
             return super().submit(submissions)
 
@@ -125,6 +136,7 @@ class Gate(FakeBackend):
         assert run_id in self._in.world.stop_intents, f"{run_id} was stopped without a durable intent"
         self._in.world.promises.acts(self._in)
         self._in.world.promises.cancels(known, grace_s, force=force)
+        self._in.world.acted(self.machine.name, "cancel", known.run)
         with self._in.effect(f"cancel {self.machine.name}"):
             return super().cancel(known, reason=reason, grace_s=grace_s, force=force)
 
@@ -275,6 +287,8 @@ class SimWorld:
         self.promises = Promises(self)
         self.censuses: list[Census] = []
         self.lenses: dict[int, Callable[[Census], Census]] = {}
+        self.deeds: list[Deed] = []
+        self._sent: set[str] = set()
         self.reasons: Counter[str] = Counter()
         self._tokens = 0
         self._actors = 0
@@ -322,12 +336,22 @@ class SimWorld:
         raise Killed
 
     def kill_and_lose_state(self, incarnation: Incarnation) -> None:
-        incarnation.end()
+        self._lose(incarnation, *self.others)
+        raise Killed
+
+    def lose_state(self) -> None:
+        """Between two passes; another process takes over."""
+        self._lose(self.now)
+        self.now = self.born()
+
+    def _lose(self, *incarnations: Incarnation) -> None:
+        for one in {*incarnations}:
+            if not one.dead:
+                one.end()
         for path in self.path.parent.glob(self.path.name + "*"):
             path.unlink()
         self.folded.clear()
         self.promises.state_lost()
-        raise Killed
 
     def restart(self, actor: str | None = None) -> None:
         if not self.now.dead:
@@ -379,6 +403,7 @@ class SimWorld:
                 incarnation.allow(sum(action.destructive for action in seen.plan.actions))
                 return None
             between()
+            incarnation.alive_or_killed()
             newest, passes = incarnation.store.newest(), self.passes
             if seen.plan.refusal is None:
                 reconciler.apply(seen, why="sim")
@@ -425,6 +450,13 @@ class SimWorld:
         self.censuses.append(census)
         lens = self.lenses.get(number)
         return census if lens is None else lens(census)
+
+    def acted(self, host: str, verb: str, *runs: Run) -> None:
+        """A host is about to be told something."""
+        again = any(run.attempt > 1 or run.run_id in self._sent for run in runs)
+        self._sent |= {run.run_id for run in runs}
+        look = max((number for number, one in enumerate(self.censuses) if one.host == host), default=None)
+        self.deeds.append(Deed("resubmit" if verb == "submit" and again else verb, host, look))
 
     def recorded(self, batch: Iterable[tuple[JobKey, Line]], incarnation: Incarnation) -> None:
         self._note_done()
@@ -550,6 +582,8 @@ class SimWorld:
             return False
         if any(view.phase is Phase.HELD and not view.reason.startswith("Dependency") for view in made.views):
             return False
+        if any(view.phase is Phase.RUNNING and self.live(view.job.name) is None for view in made.views):
+            return False  # it was seen for the last time
         living = [process for machine in self.machines.values() for process in machine.living()]
         return all(process.ends_at == math.inf for process in living if process.run.owner == OWNER)
 
