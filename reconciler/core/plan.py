@@ -156,7 +156,7 @@ def _strays(world: World) -> dict[JobKey, Sighting]:
             open_run = memory.run if memory is not None else None
             if open_run is not None and (open_run.run_id, open_run.token) == (run.run_id, run.token):
                 continue
-            if not seen.alive and memory is not None and run.attempt <= memory.attempt:
+            if not seen.alive and memory is not None and run.attempt <= memory.known:
                 continue
             if seen.machine is not None and _is_over(memory, run.run_id, run.attempt):
                 continue  # its machine is a leftover; what it does not tell any more (a wiped disk) does not bring the run back
@@ -225,7 +225,7 @@ def _is_over(memory: Memory | None, run_id: str, attempt: int) -> bool:
     """Do we know that this attempt has ended? Every attempt up to the newest has, but the open one."""
     if memory is None or memory.released or (memory.run is not None and memory.run.run_id == run_id):
         return False
-    return attempt <= memory.attempt
+    return attempt <= memory.known
 
 
 def _reserve(world: World, tended: Mapping[JobKey, Tended], taken: Reservations) -> None:

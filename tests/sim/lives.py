@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 
-from reconciler.backends.fake import Course
+from reconciler.backends.fake import Course, FakeMachine, Fault
 from reconciler.core.errors import LockHeld
-from reconciler.core.memory import Requested
+from reconciler.core.memory import Forgotten, Line, Requested
+from reconciler.core.protocols import Submission
 from tests.sim.workloads import (
     FOREVER,
     WORKLOADS,
@@ -29,16 +33,15 @@ from tests.worlds import key
 BACKOFF = {"backoff": {"initial": "5s"}}
 
 
-def request(what: str, name: str) -> Callable[[SimWorld], None]:
-    """A person asks, as the verbs of the command line do: one line, under the lock, by a process of his own."""
+def by_hand(name: str, line_of: Callable[[SimWorld], Line]) -> Callable[[SimWorld], None]:
+    """A person writes a line, as the verbs of the command line do: under the lock, in a process of his own."""
 
     def do(world: SimWorld) -> None:
-        wanted, person = world.manifests.get(name), world.born("a person")
-        about = (wanted.digest, wanted.generation) if wanted is not None else None
-        batch = [(key(name), Requested(what, "by hand", about))]
+        person = world.born("a person")
+        batch = [(key(name), line_of(world))]
         try:
             person.store.lock()
-            person.store.append(batch, commit="", why=what)
+            person.store.append(batch, commit="", why="by hand")
             world.recorded(batch, person)
             person.store.unlock()
         except LockHeld:
@@ -48,6 +51,14 @@ def request(what: str, name: str) -> Callable[[SimWorld], None]:
             person.end()
 
     return do
+
+
+def request(what: str, name: str) -> Callable[[SimWorld], None]:
+    def line(world: SimWorld) -> Line:
+        wanted = world.manifests.get(name)
+        return Requested(what, "by hand", (wanted.digest, wanted.generation) if wanted is not None else None)
+
+    return by_hand(name, line)
 
 
 def let_go(name: str) -> Callable[[SimWorld], bool]:
@@ -198,4 +209,198 @@ LIVES = (
     ),
 )
 
-ALL = (*WORKLOADS, *LIVES)
+
+
+def cut(verb: str, *faults: Fault, late_s: float = 20.0) -> Callable[[SimWorld], None]:
+    """The next calls of this verb, to whatever host, go wrong in these ways."""
+
+    def do(world: SimWorld) -> None:
+        waiting = list(faults)
+
+        def disturb(called: str, machine: FakeMachine) -> Fault | None:
+            machine.late_s = late_s
+            return waiting.pop(0) if called == verb and waiting else None
+
+        for machine in world.machines.values():
+            machine.disturb = disturb
+
+    return do
+
+
+def sent(count: int) -> Callable[[SimWorld], bool]:
+    """So many launches are on their way, or arrived."""
+    return lambda world: sum(deed.verb in ("submit", "resubmit") for deed in world.deeds) >= count
+
+
+def two_machines(directory: Path) -> SimWorld:
+    return build(directory, local=None, plain=(("h1", 2, 0), ("h2", 2, 0)), courses={"a": FOREVER})
+
+
+def two_machines_and_a_stranger(directory: Path) -> SimWorld:
+    world = two_machines(directory)
+    world.punctual = False
+    return world
+
+
+def inventory(*names: str) -> Callable[[SimWorld], None]:
+    """The inventory has these hosts from now on; who reads it is a new process."""
+
+    def do(world: SimWorld) -> None:
+        world.hosts = tuple(view for view in world.every_host if view.name in names)
+        world.kill(world.now)
+
+    return do
+
+
+def save_state(world: SimWorld) -> None:
+    world.saved = (world.now.store._db.serialize(), dict(world.folded))
+
+
+def restore_state(world: SimWorld) -> None:
+    assert world.saved is not None
+    body, folded = world.saved
+    try:
+        world.kill_and_lose_state(world.now)
+    finally:
+        world.path.write_bytes(body)
+        world.folded.update(folded)
+
+
+def taken_by_another(world: SimWorld) -> None:
+    """Somebody claims the run's directory before us."""
+    memory = world.folded[key("a")]
+    assert memory.run is not None
+    run = replace(memory.run, token="theirs", owner="somebody else")
+    machine = world.machines[run.host]
+    if run.run_id not in machine.processes:
+        machine.claim(Submission(run, {}, {}))
+        process = machine.processes[run.run_id]
+        process.course, process.ends_at = Course(), math.inf
+        world.foreign.append(process)
+
+
+def forget(name: str) -> Callable[[SimWorld], None]:
+    """A person lets go of a job by hand."""
+    return by_hand(name, lambda world: Forgotten("by hand", released=True))
+
+
+RARE = (
+    Workload(
+        "a launch arrives late",
+        two_machines,
+        (
+            Step(at_once, each(cut("submit", Fault.LATE, late_s=70.0), commit("a", request={"hosts": ["h1"]}))),
+            Step(sent(1), commit("a", request={"hosts": ["h2"]})),
+        ),
+    ),
+    Workload(
+        "a launch arrives later",
+        two_machines,
+        (
+            Step(at_once, each(cut("submit", Fault.LATE, late_s=110.0), commit("a", request={"hosts": ["h1"]}))),
+            Step(sent(1), commit("a", request={"hosts": ["h2"]})),
+        ),
+    ),
+    Workload(
+        "a launch arrives late, and was sent again in vain",
+        two_machines,
+        (
+            Step(
+                at_once,
+                each(
+                    cut("submit", Fault.LATE, Fault.BEFORE, late_s=110.0),
+                    commit("a", request={"hosts": ["h1"]}, restart=BACKOFF),
+                ),
+            ),
+            Step(sent(2), commit("a", request={"hosts": ["h2"]}, restart=BACKOFF)),
+        ),
+    ),
+    Workload(
+        "a launch arrives after it was given up",
+        two_machines_and_a_stranger,
+        (
+            Step(at_once, each(cut("submit", Fault.LATE, late_s=200.0), commit("a", request={"hosts": ["h1"]}))),
+            Step(sent(1), commit("a", request={"hosts": ["h2"]})),
+            Step(later(300.0), commit("b")),  # somebody has to look there
+        ),
+    ),
+    Workload(
+        "a host leaves the inventory for a while",
+        lambda directory: build(directory, plain=(("ws", 2, 0),), courses={"a": lasting(600.0)}),
+        (
+            Step(at_once, commit("a", request={"hosts": ["ws"]})),
+            Step(ran("a", 20.0), inventory("here")),
+            Step(later(60.0), inventory("here", "ws")),
+        ),
+    ),
+    Workload(
+        "an old state is restored",
+        lambda directory: build(directory, courses={"a": by_attempt(Course(), Course(lasts_s=40.0))}),
+        (
+            Step(at_once, commit("a", restart=BACKOFF)),
+            Step(ran("a", 20.0), each(save_state, preempt("a"))),
+            Step(completed("a"), restore_state),
+        ),
+    ),
+    Workload(
+        "its manifest is broken while its run is ended",
+        lambda directory: build(
+            directory, courses={"a": by_attempt(Course(stuck=True, stops_s=math.inf), Course(lasts_s=40.0))}
+        ),
+        (
+            Step(at_once, commit("a")),
+            Step(ran("a", 20.0), commit("a", command=["false"])),
+            Step(lambda world: bool(world.stopping), lambda world: world.broken.add("a")),
+            Step(later(300.0), lambda world: world.broken.clear()),
+        ),
+    ),
+    Workload(
+        "removed, and wanted again before it has ended",
+        lambda directory: build(
+            directory, courses={"a": by_attempt(Course(stops_s=20.0), Course(lasts_s=40.0)), "b": FOREVER}
+        ),
+        (
+            Step(at_once, commit("a", "b")),
+            Step(ran("a", 20.0), remove("a")),
+            Step(lambda world: bool(world.stopping), commit("a")),
+        ),
+    ),
+    Workload(
+        "a dependency is to run again",
+        lambda directory: build(directory, courses={"a": by_attempt(Course(lasts_s=20.0), Course(lasts_s=200.0))}),
+        (
+            Step(at_once, commit("a")),
+            Step(completed("a"), each(commit("a", generation=2), commit("b", depends_on=["general/default/a"]))),
+        ),
+    ),
+    Workload(
+        "its run id is taken",
+        two_machines,
+        (
+            Step(at_once, each(cut("submit", Fault.LOST), commit("a", request={"hosts": ["h1"]}))),
+            Step(sent(1), taken_by_another),
+            Step(later(60.0), each(remove("a"), forget("a"))),
+            Step(at_once, commit("b")),
+        ),
+    ),
+    Workload(
+        "it has finished before its end is asked for",
+        lambda directory: build(directory),
+        (
+            Step(at_once, commit("a")),
+            Step(ran("a", 40.0), each(cut("cancel", Fault.LOST), commit("a", suspend=True))),
+        ),
+    ),
+    Workload(
+        "an accelerator is kept for a launch on its way",
+        lambda directory: build(directory, local=None, plain=(("gpu1", 4, 2),)),
+        (
+            Step(
+                at_once, each(cut("submit", Fault.LATE, late_s=70.0), commit("a", request={"chip": "h100", "min_chips": 1}))
+            ),
+            Step(sent(1), commit("b", request={"chip": "h100", "min_chips": 1})),
+        ),
+    ),
+)
+
+ALL = (*WORKLOADS, *LIVES, *RARE)

@@ -105,7 +105,12 @@ class Promises:
             case Ended():
                 if before.run is not None and before.run.run_id == line.run_id:
                     self._ended(job, before.run, line, incarnation.seen)
-            case Refused(not_before=not_before) | Deferred(not_before=not_before):
+            case Refused(run_id=run_id, not_before=not_before):
+                self.not_before[job] = not_before
+                process = self._process(before.run) if before.run is not None and before.run.run_id == run_id else None
+                ours = process is not None and before.run is not None and process.run.token == before.run.token
+                assert not ours or process is None or not process.alive, f"{run_id} was taken for refused, and lives"
+            case Deferred(not_before=not_before):
                 self.not_before[job] = not_before
             case Adopted(run=run):
                 assert run.run_id not in self.released or (state is not None and job in state.desired), (
@@ -119,10 +124,11 @@ class Promises:
             case Forgotten(released=released):
                 self.not_before.pop(job, None)
                 self.work.pop(job, None)
-                if released and before.run is not None:
-                    assert state is not None and state.complete and job not in state.desired | state.frozen, (
-                        f"{job} was let go of, and is wanted"
-                    )
+                if state is not None and not released:
+                    assert state.complete, f"{job} was forgotten, and the manifests could not all be read"
+                    assert job not in state.desired | state.frozen, f"{job} was forgotten, and is wanted"
+                if state is not None and released and before.run is not None:
+                    assert state.complete and job not in state.desired | state.frozen, f"{job} was let go of, and is wanted"
                     assert decode(before.run.normal).deletion == "orphan", f"{job} was let go of, and nobody had asked for it"
                     self.released.add(before.run.run_id)
             case _:

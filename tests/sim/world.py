@@ -258,6 +258,7 @@ class SimWorld:
         self.hosts = tuple(
             machine_view(machine, (kinds or {}).get(machine.name, "plain")) for machine in self.machines.values()
         )
+        self.every_host = self.hosts
         self.manifests: dict[str, Desired] = {}
         self.broken: set[str] = set()
         self.complete = True
@@ -288,6 +289,8 @@ class SimWorld:
         self.censuses: list[Census] = []
         self.lenses: dict[int, Callable[[Census], Census]] = {}
         self.deeds: list[Deed] = []
+        self.punctual = True
+        self.saved: tuple[bytes, dict[JobKey, Memory]] | None = None
         self._sent: set[str] = set()
         self.reasons: Counter[str] = Counter()
         self._tokens = 0
@@ -494,7 +497,8 @@ class SimWorld:
             for other in other_machine.processes.values():
                 if other is process or not other.alive or other.started_at is None or other.ends_at <= now:
                     continue
-                assert other.run.job != run.job or other.run.owner != OWNER, (
+                late = not self.punctual and run.attempt != other.run.attempt
+                assert late or other.run.job != run.job or other.run.owner != OWNER, (
                     f"two live attempts: {run.run_id} on {machine.name} beside {other.run.run_id} on {other_machine.name}"
                 )
                 if other_machine is machine and set(run.gpus or ()) & set(other.run.gpus or ()):
@@ -597,12 +601,22 @@ class SimWorld:
             views = [] if self.last is None else [f"{v.job.name}: {v.phase} {v.reason}" for v in self.last.plan.views]
             assert self.clock.now() < end, f"no rest within {limit_s} s: {views}"
             self.clock.sleep(self.pace_s)
+        self._one_each()
         newest, calls = self.now.store.newest(), self._effects()
         for _ in range(2):
             self.clock.sleep(60.0)
             self.step()
         later = [f"{entry.job.name} {entry.line}" for entry in self.now.store.history()[newest:]]
         assert (later, self._effects()) == ([], calls), "the world at rest was disturbed"
+
+    def _one_each(self) -> None:
+        """At rest no job lives twice, nor waits twice in a queue, though something came later than promised."""
+        living = Counter(p.run.job for m in self.machines.values() for p in m.living() if p.run.owner == OWNER)
+        assert max(living.values(), default=0) <= 1, f"at rest, and more than one attempt lives: {living}"
+        for machine in self.machines.values():
+            if isinstance(machine, FakeCluster):
+                queued = Counter(job.run_id for job in machine.jobs if not job.over)
+                assert max(queued.values(), default=0) <= 1, f"at rest, and queued twice: {queued}"
 
     def _effects(self) -> int:
         return sum(verb in ("submit", "cancel") for machine in self.machines.values() for verb in machine.calls)

@@ -29,8 +29,9 @@ BUGS: dict[str, Bug] = {
         (
             ("    ports.store.append(lines, commit=commit, why=why)\n    ports.store.mark_scanned(scanned)\n", ""),
             (
-                "    for host in rescans:\n        ports.store.unmark_scanned(host)\n",
-                "    ports.store.append(lines, commit=commit, why=why)\n",
+                "        for item in items:\n            note(item)\n    return done\n",
+                "        for item in items:\n            note(item)\n"
+                "    ports.store.append(lines, commit=commit, why=why)\n    return done\n",
             ),
         ),
     ),
@@ -85,7 +86,33 @@ BUGS: dict[str, Bug] = {
     "an unsettled launch is not waited for from its end": Bug(
         "the minute counts from when the call began, not from when it was given up",
         MEMORY,
-        (("return memory if memory.submitted else replace(memory, run_at=at)", "return memory"),),
+        (("return memory if memory.submitted else replace(memory, run_at=at, given_up=True)", "return memory if memory.submitted else replace(memory, given_up=True)"),),
+    ),
+    "an unsettled launch of a dead process is not waited for": Bug(
+        "the minute counts from when the call began, since nobody came to say when it was given up",
+        DECIDE,
+        (("    if not memory.given_up:\n", "    if False:\n"),),
+    ),
+    "a look again is forgotten in a crash": Bug(
+        "that a host knows more is remembered after the refusal is settled",
+        ACT,
+        (
+            (
+                "            ports.store.unmark_scanned(host)\n        ports.store.append(settled, commit=commit, why=why)\n",
+                "            pass\n        ports.store.append(settled, commit=commit, why=why)\n"
+                "        if rescan:\n            ports.store.unmark_scanned(host)\n",
+            ),
+        ),
+    ),
+    "a number that was refused counts as used": Bug(
+        "what bears it on a host is taken for the attempt that never began",
+        PLAN,
+        (("run.attempt <= memory.known:", "run.attempt <= memory.attempt:"),),
+    ),
+    "an old answer is believed": Bug(
+        "what contradicts our memory is not asked for again",
+        CONVERGE,
+        (("        if doubtful:\n", "        if False:\n"),),
     ),
     # --- what a look proves
     "absence is read from a look that failed": Bug(
@@ -248,7 +275,7 @@ BUGS: dict[str, Bug] = {
     "the newest claim does not count": Bug(
         "after a lost state, what has finished on a host is not found",
         DECIDE,
-        (("    return stray.alive or stray.run.attempt > memory.attempt\n", "    return stray.alive\n"),),
+        (("    return stray.alive or stray.run.attempt > memory.known\n", "    return stray.alive\n"),),
     ),
     "a stray is left alone": Bug(
         "a second living attempt goes on beside the minded one",

@@ -93,7 +93,10 @@ def _play(workload: str, directory: Path, how: str, number: int | None) -> SimWo
 
 
 def promise(error: AssertionError) -> str:
-    """What was broken, in the first line of its message."""
-    while isinstance(error.__cause__, AssertionError):
-        error = error.__cause__
+    """What was broken first, in the first line of its message: more may break while a pass is left."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, AssertionError):
+            error = seen
+        seen = seen.__cause__ or seen.__context__
     return str(error).partition("\n")[0]
