@@ -141,7 +141,7 @@ class Reconciler:
         hungry = _hungry(state.desired, memories, only)
         looks = _looks(hungry, minded, unscanned, ports)
         censuses = self._observe(looks, tick)
-        # An old answer (of a cache, a replica, another login node) shows nothing of a run that was launched since, or shows one alive
+        # An old answer (of a cache, a replica, another login node) shows nothing of a run that was launched since, or one alive
         # that has ended. What contradicts our memory is believed when it is said twice.
         doubtful = _contradictions(minded, censuses, ports.owner)
         if doubtful:

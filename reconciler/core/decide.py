@@ -107,13 +107,14 @@ def tend(
         if seen.run is not None and seen.run.token != run.token and seen.run.owner == run.owner:
             # A claim is exclusive, so ours never happened. Another state of this repository made it (this one is a restored
             # backup): it bears our mark.
+            theirs = replace(seen, run=replace(seen.run, host=run.host))
             never: Line = Refused(run.run_id, "its run id was claimed before, by another state of this repository", 0.0)
             after = tend(
                 fold(memory, never, now),
                 desired,
                 frozen=frozen,
                 prunable=prunable,
-                stray=replace(seen, run=replace(seen.run, host=run.host)),
+                stray=stray if stray is not None and stray.alive and not seen.alive else theirs,
                 observation=observation,
                 decode=decode,
                 now=now,

@@ -1,5 +1,5 @@
-"""Two ways to the same manifests have to end alike: at once and one after another, there and back, in any order, by one reconciler or
-one that remembers nothing."""
+"""Two ways to the same manifests have to end alike: at once and one after another, there and back, in any order, by one that
+has lived through all of it and by one that remembers nothing."""
 
 from __future__ import annotations
 

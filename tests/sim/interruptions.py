@@ -61,9 +61,7 @@ INTERRUPTIONS: dict[str, Interruption] = {
 }
 
 
-def run(
-    workload: Workload, directory: Path, prepare: Callable[[SimWorld], object] = lambda world: None
-) -> SimWorld:
+def run(workload: Workload, directory: Path, prepare: Callable[[SimWorld], object] = lambda world: None) -> SimWorld:
     """The workload from its beginning to its rest. AssertionError for a broken promise, with what happened before."""
     shutil.rmtree(directory, ignore_errors=True)
     world = workload.make(directory)

@@ -167,7 +167,9 @@ LIVES = (
     ),
     Workload(
         "the manifest is broken while it runs",
-        lambda directory: build(directory, courses={"a": by_attempt(Course(), Course(lasts_s=40.0)), "b": lasting(60.0)}),
+        lambda directory: build(
+            directory, courses={"a": by_attempt(Course(), Course(lasts_s=40.0)), "b": lasting(60.0)}
+        ),
         (
             Step(at_once, commit("a", "b")),
             Step(ran("a", 20.0), lambda world: world.broken.add("a")),
@@ -196,7 +198,7 @@ LIVES = (
     ),
     Workload(
         "the state is lost after all was done",
-        lambda directory: build(directory),
+        build,
         (Step(at_once, commit("a")), Step(completed("a"), lose_state), Step(at_once, commit("b"))),
     ),
     Workload(
@@ -208,7 +210,6 @@ LIVES = (
         ),
     ),
 )
-
 
 
 def cut(verb: str, *faults: Fault, late_s: float = 20.0) -> Callable[[SimWorld], None]:
@@ -385,7 +386,7 @@ RARE = (
     ),
     Workload(
         "it has finished before its end is asked for",
-        lambda directory: build(directory),
+        build,
         (
             Step(at_once, commit("a")),
             Step(ran("a", 40.0), each(cut("cancel", Fault.LOST), commit("a", suspend=True))),
@@ -396,7 +397,8 @@ RARE = (
         lambda directory: build(directory, local=None, plain=(("gpu1", 4, 2),)),
         (
             Step(
-                at_once, each(cut("submit", Fault.LATE, late_s=70.0), commit("a", request={"chip": "h100", "min_chips": 1}))
+                at_once,
+                each(cut("submit", Fault.LATE, late_s=70.0), commit("a", request={"chip": "h100", "min_chips": 1})),
             ),
             Step(sent(1), commit("b", request={"chip": "h100", "min_chips": 1})),
         ),

@@ -14,7 +14,18 @@ from reconciler.backends.fake import FakeMachine, Process
 from reconciler.core.actions import Start, Stop
 from reconciler.core.cause import Cause
 from reconciler.core.job import JobSpec
-from reconciler.core.memory import Adopted, Deferred, Ended, Forgotten, Launched, Launching, Line, Memory, Refused, Stopping
+from reconciler.core.memory import (
+    Adopted,
+    Deferred,
+    Ended,
+    Forgotten,
+    Launched,
+    Launching,
+    Line,
+    Memory,
+    Refused,
+    Stopping,
+)
 from reconciler.core.names import JobKey
 from reconciler.core.observation import Presence, ReportStatus
 from reconciler.core.protocols import Known
@@ -64,9 +75,8 @@ class Promises:
                 assert answered, f"{action.job}: launched on {action.host}, which gave no answer"
             if isinstance(action.effect, Stop):
                 sighting = census.sightings.get(action.run_id) if census is not None else None
-                assert sighting is not None and sighting.presence is Presence.PRESENT, (
-                    f"{action.run_id} was to be stopped, and was not seen"
-                )
+                present = sighting is not None and sighting.presence is Presence.PRESENT
+                assert present, f"{action.run_id} was to be stopped, and was not seen"
         for job, line in seen.plan.lines:
             if isinstance(line, Ended):
                 self._was_seen_to_end(job, line, seen)
@@ -74,7 +84,9 @@ class Promises:
         live = sum(memory.run is not None for memory in self._world.folded.values())
         live += sum(isinstance(line, Adopted) for _, line in seen.plan.lines)
         confirmed = incarnation.allowed == removed or seen.plan.refusal is not None
-        assert confirmed or removed < 2 or removed * 4 <= live, f"{removed} of {live} live jobs removed, and nobody was asked"
+        assert confirmed or removed < 2 or removed * 4 <= live, (
+            f"{removed} of {live} live jobs removed, and nobody was asked"
+        )
         everything = removed and removed >= live and not seen.state.desired
         assert confirmed or not everything, "everything was removed, and nobody was asked"
 
@@ -128,8 +140,11 @@ class Promises:
                     assert state.complete, f"{job} was forgotten, and the manifests could not all be read"
                     assert job not in state.desired | state.frozen, f"{job} was forgotten, and is wanted"
                 if state is not None and released and before.run is not None:
-                    assert state.complete and job not in state.desired | state.frozen, f"{job} was let go of, and is wanted"
-                    assert decode(before.run.normal).deletion == "orphan", f"{job} was let go of, and nobody had asked for it"
+                    assert state.complete, f"{job} was let go of, and the manifests could not all be read"
+                    assert job not in state.desired | state.frozen, f"{job} was let go of, and is wanted"
+                    assert decode(before.run.normal).deletion == "orphan", (
+                        f"{job} was let go of, and nobody had asked for it"
+                    )
                     self.released.add(before.run.run_id)
             case _:
                 pass
@@ -146,9 +161,8 @@ class Promises:
         assert now >= self.not_before.get(job, 0.0), f"{run.run_id} was launched before its time"
         for other in wanted.depends_on:
             needed = state.desired.get(other)
-            assert needed is not None and self._has_completed(other, (needed.digest, needed.generation)), (
-                f"{run.run_id} was launched, and {other} has not succeeded"
-            )
+            done = needed is not None and self._has_completed(other, (needed.digest, needed.generation))
+            assert done, f"{run.run_id} was launched, and {other} has not succeeded"
         work = (run.digest, run.generation)
         if self.work.get(job) != work:
             self.work[job], self.paid[job] = work, Counter()
@@ -159,8 +173,9 @@ class Promises:
         assert process is None or not process.alive, f"{run.run_id} was taken for over, and lives"
         if line.phase.value == "Succeeded":
             self.told_done.add((job, (run.digest, run.generation)))
-            assert process is not None and process.final is not None, f"{run.run_id} never succeeded"
-            assert process.final.status is ReportStatus.COMPLETED, f"{run.run_id} did not succeed"
+            final = process.final if process is not None else None
+            completed = final is not None and final.status is ReportStatus.COMPLETED
+            assert completed, f"{run.run_id} was taken for succeeded, and it ended otherwise"
         self.not_before[job] = line.not_before
         if not line.requeue:
             return
@@ -175,12 +190,15 @@ class Promises:
 
     def _stopping(self, job: JobKey, line: Stopping, before: Memory, state: DesiredState) -> None:
         run, now = before.run, self._world.clock.now()
-        assert run is not None and run.run_id == line.run_id, f"{line.run_id} was stopped, and is not what is minded"
+        assert run is not None, f"{line.run_id} was stopped, and nothing is minded"
+        assert run.run_id == line.run_id, f"{line.run_id} was stopped, and is not what is minded"
         wanted, again = state.desired.get(job), before.stop is not None
         since = self.first_stop.setdefault(run.run_id, now) if not again else self.first_stop.get(run.run_id, now)
         if line.forced:
             assert now - since >= decode(run.normal).grace_s, f"{run.run_id} was killed within its grace"
-        assert job not in state.frozen or before.cancelled or before.suspended, f"{run.run_id} was stopped, and is frozen"
+        assert job not in state.frozen or before.cancelled or before.suspended, (
+            f"{run.run_id} was stopped, and is frozen"
+        )
         if again:
             assert line.cause is before.stop, f"{run.run_id} was stopped for {before.stop}, and now for {line.cause}"
             return
@@ -220,7 +238,9 @@ class Promises:
 
     def stops(self, process: Process) -> None:
         """What was let go of is let be."""
-        assert process.run.run_id not in self.released or self._minded(process.run), f"{process.run.run_id} was let go of"
+        assert process.run.run_id not in self.released or self._minded(process.run), (
+            f"{process.run.run_id} was let go of"
+        )
 
     # ---
 

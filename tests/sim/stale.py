@@ -53,7 +53,14 @@ def gist(census: Census) -> Hashable:
         census.boot_id,
         census.capacity is not None,
         frozenset(
-            (one.run_id, one.presence, one.alive, one.stopping, one.report and one.report.status, one.queue and one.queue.word)
+            (
+                one.run_id,
+                one.presence,
+                one.alive,
+                one.stopping,
+                one.report and one.report.status,
+                one.queue and one.queue.word,
+            )
             for one in census.sightings.values()
         ),
     )

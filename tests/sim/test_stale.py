@@ -1,5 +1,5 @@
-"""Before every run that is ended and every launch that is sent again, the host's answer is an old one, or none. Nothing is harmed, and
-the end is that of the world in which it was true."""
+"""Before every run that is ended and every launch that is sent again, the host's answer is an old one, or none. Nothing is
+harmed, and the end is that of the world in which it was true."""
 
 from __future__ import annotations
 

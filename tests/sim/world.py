@@ -29,8 +29,8 @@ from reconciler.core.observation import Census, ReportStatus
 from reconciler.core.partitions import QueueView
 from reconciler.core.phase import Phase
 from reconciler.core.plan import Plan
-from reconciler.core.run import Run
 from reconciler.core.protocols import Accepted, Declined, Known, Look, Submission
+from reconciler.core.run import Run
 from reconciler.core.secret import Secret
 from reconciler.core.solve import HostView
 from reconciler.load.normal import decode
@@ -293,6 +293,7 @@ class SimWorld:
         self.saved: tuple[bytes, dict[JobKey, Memory]] | None = None
         self._sent: set[str] = set()
         self.reasons: Counter[str] = Counter()
+        self.phases: Counter[str] = Counter()
         self._tokens = 0
         self._actors = 0
         for machine in self.machines.values():
@@ -402,6 +403,7 @@ class SimWorld:
             self.promises.decided(incarnation, seen)
             self.reasons.update(action.reason for action in seen.plan.actions)
             self.reasons.update(view.reason for view in seen.plan.views)
+            self.phases.update(view.phase.value for view in seen.plan.views)
             if seen.plan.refusal is not None and self.confirm:
                 incarnation.allow(sum(action.destructive for action in seen.plan.actions))
                 return None
@@ -602,12 +604,12 @@ class SimWorld:
             assert self.clock.now() < end, f"no rest within {limit_s} s: {views}"
             self.clock.sleep(self.pace_s)
         self._one_each()
-        newest, calls = self.now.store.newest(), self._effects()
+        newest, calls = self.now.store.newest(), self.effects()
         for _ in range(2):
             self.clock.sleep(60.0)
             self.step()
         later = [f"{entry.job.name} {entry.line}" for entry in self.now.store.history()[newest:]]
-        assert (later, self._effects()) == ([], calls), "the world at rest was disturbed"
+        assert (later, self.effects()) == ([], calls), "the world at rest was disturbed"
 
     def _one_each(self) -> None:
         """At rest no job lives twice, nor waits twice in a queue, though something came later than promised."""
@@ -618,7 +620,8 @@ class SimWorld:
                 queued = Counter(job.run_id for job in machine.jobs if not job.over)
                 assert max(queued.values(), default=0) <= 1, f"at rest, and queued twice: {queued}"
 
-    def _effects(self) -> int:
+    def effects(self) -> int:
+        """Launches and stops that reached a host."""
         return sum(verb in ("submit", "cancel") for machine in self.machines.values() for verb in machine.calls)
 
 

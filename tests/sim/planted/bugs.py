@@ -56,7 +56,12 @@ BUGS: dict[str, Bug] = {
     "an open launch is not remembered": Bug(
         "the intent does not become the run in memory, so that it is launched a second time",
         MEMORY,
-        (("                run=run,\n                run_at=memory.run_at if goes_on else at,", "                run=None,\n                run_at=0.0,"),),
+        (
+            (
+                "                run=run,\n                run_at=memory.run_at if goes_on else at,",
+                "                run=None,\n                run_at=0.0,",
+            ),
+        ),
     ),
     "a launch that was cut is taken for refused": Bug(
         "an unknown outcome is settled as `it did not happen`",
@@ -66,7 +71,14 @@ BUGS: dict[str, Bug] = {
     "a launch missing from an answer is taken for refused": Bug(
         "half an answer is read as a whole one",
         ACT,
-        (("            case ReconcilerError() as error if", "            case None:\n                lines.append((run.job, Refused(run.run_id, 'no answer', _next_try(run, desired, memories, ports))))\n            case ReconcilerError() as error if"),),
+        (
+            (
+                "            case ReconcilerError() as error if",
+                "            case None:\n                lines.append((run.job, Refused(run.run_id, 'no "
+                "answer', _next_try(run, desired, memories, ports))))\n"
+                "            case ReconcilerError() as error if",
+            ),
+        ),
     ),
     "a launch that is sent again is settled by an unreachable host": Bug(
         "that the second call did nothing is believed of the first one, too",
@@ -76,7 +88,12 @@ BUGS: dict[str, Bug] = {
     "a launch is sent again under another token": Bug(
         "the repeated submit is not the same run to the host",
         DECIDE,
-        (("again = replace(run, normal=desired.normal,", "again = replace(run, token=run.token + 'x', normal=desired.normal,"),),
+        (
+            (
+                "again = replace(run, normal=desired.normal,",
+                "again = replace(run, token=run.token + 'x', normal=desired.normal,",
+            ),
+        ),
     ),
     "an unsettled launch is let go of at once": Bug(
         "nobody waits for a launch that may start late",
@@ -86,7 +103,12 @@ BUGS: dict[str, Bug] = {
     "an unsettled launch is not waited for from its end": Bug(
         "the minute counts from when the call began, not from when it was given up",
         MEMORY,
-        (("return memory if memory.submitted else replace(memory, run_at=at, given_up=True)", "return memory if memory.submitted else replace(memory, given_up=True)"),),
+        (
+            (
+                "return memory if memory.submitted else replace(memory, run_at=at, given_up=True)",
+                "return memory if memory.submitted else replace(memory, given_up=True)",
+            ),
+        ),
     ),
     "an unsettled launch of a dead process is not waited for": Bug(
         "the minute counts from when the call began, since nobody came to say when it was given up",
@@ -98,7 +120,8 @@ BUGS: dict[str, Bug] = {
         ACT,
         (
             (
-                "            ports.store.unmark_scanned(host)\n        ports.store.append(settled, commit=commit, why=why)\n",
+                "            ports.store.unmark_scanned(host)\n"
+                "        ports.store.append(settled, commit=commit, why=why)\n",
                 "            pass\n        ports.store.append(settled, commit=commit, why=why)\n"
                 "        if rescan:\n            ports.store.unmark_scanned(host)\n",
             ),
@@ -118,22 +141,43 @@ BUGS: dict[str, Bug] = {
     "absence is read from a look that failed": Bug(
         "a census that is not complete proves absence",
         OBSERVATION,
-        (("        if self.complete:\n            return Sighting(run_id, Presence.ABSENT", "        if True:\n            return Sighting(run_id, Presence.ABSENT"),),
+        (
+            (
+                "        if self.complete:\n            return Sighting(run_id, Presence.ABSENT",
+                "        if True:\n            return Sighting(run_id, Presence.ABSENT",
+            ),
+        ),
     ),
     "a failed look is taken for complete": Bug(
         "no connection is an empty list",
         CONVERGE,
-        (("            found[host] = census\n            if census.complete:", "            census = replace(census, complete=True)  # noqa\n            found[host] = census\n            if census.complete:"),),
+        (
+            (
+                "            found[host] = census\n            if census.complete:",
+                "            census = replace(census, complete=True)  # noqa\n            found[host] = census\n"
+                "            if census.complete:",
+            ),
+        ),
     ),
     "an unknown run is taken for ended": Bug(
         "UNKNOWN goes the way of ABSENT",
         DECIDE,
-        (("    if seen.presence is Presence.UNKNOWN:\n        reason = \"HostUnknown\"", "    if False:\n        reason = \"HostUnknown\""),),
+        (
+            (
+                '    if seen.presence is Presence.UNKNOWN:\n        reason = "HostUnknown"',
+                '    if False:\n        reason = "HostUnknown"',
+            ),
+        ),
     ),
     "a run on a host that is not asked is taken for ended": Bug(
         "a host without a census proves absence",
         OBSERVATION,
-        (("            return Sighting(run_id, Presence.UNKNOWN, error=f\"host {host} is not in the inventory\")", "            return Sighting(run_id, Presence.ABSENT)"),),
+        (
+            (
+                '            return Sighting(run_id, Presence.UNKNOWN, error=f"host {host} is not in the inventory")',
+                "            return Sighting(run_id, Presence.ABSENT)",
+            ),
+        ),
     ),
     "a state that was lost is not noticed": Bug(
         "jobs start although a host was never looked at",
@@ -143,7 +187,12 @@ BUGS: dict[str, Bug] = {
     "a host is marked as looked at too early": Bug(
         "the mark is durable before what was found there",
         ACT,
-        (("    ports.store.append(lines, commit=commit, why=why)\n    ports.store.mark_scanned(scanned)\n", "    ports.store.mark_scanned(scanned)\n    ports.store.append(lines, commit=commit, why=why)\n"),),
+        (
+            (
+                "    ports.store.append(lines, commit=commit, why=why)\n    ports.store.mark_scanned(scanned)\n",
+                "    ports.store.mark_scanned(scanned)\n    ports.store.append(lines, commit=commit, why=why)\n",
+            ),
+        ),
     ),
     "a host that knows more is not looked at again": Bug(
         "a refusal by the fence is only another refusal",
@@ -154,7 +203,12 @@ BUGS: dict[str, Bug] = {
     "a source that cannot be read prunes": Bug(
         "a missing manifest counts although others could not be read",
         DECIDE,
-        (("    if not prunable:\n        message = \"no manifest was found", "    if False:\n        message = \"no manifest was found"),),
+        (
+            (
+                '    if not prunable:\n        message = "no manifest was found',
+                '    if False:\n        message = "no manifest was found',
+            ),
+        ),
     ),
     "a source that cannot be read forgets": Bug(
         "what is over is forgotten although manifests could not be read",
@@ -169,42 +223,73 @@ BUGS: dict[str, Bug] = {
     "a frozen run is stopped": Bug(
         "the run of a broken manifest does not go on untouched",
         DECIDE,
-        (("    if frozen:\n        return Verdict(\n            _view(\n                memory, run, phase,", "    if False:\n        return Verdict(\n            _view(\n                memory, run, phase,"),),
+        (
+            (
+                "    if frozen:\n        return Verdict(\n            _view(\n                memory, run, phase,",
+                "    if False:\n        return Verdict(\n            _view(\n                memory, run, phase,",
+            ),
+        ),
     ),
     "a frozen stop goes on": Bug(
         "a stop that has begun is repeated while the manifest is broken",
         DECIDE,
-        (("memory.stop is not None and (not frozen or memory.cancelled or memory.suspended):", "memory.stop is not None:"),),
+        (
+            (
+                "memory.stop is not None and (not frozen or memory.cancelled or memory.suspended):",
+                "memory.stop is not None:",
+            ),
+        ),
     ),
     "a mass deletion is not refused": Bug(
         "the guard never refuses",
         PLAN,
-        (("    if not many and not everything and not found:\n        return None", "    if True:\n        return None"),),
+        (
+            (
+                "    if not many and not everything and not found:\n        return None",
+                "    if True:\n        return None",
+            ),
+        ),
     ),
     "the generation is ignored when it is over": Bug(
         "a tombstone of generation 1 holds for generation 2",
         DECIDE,
-        (("    if stone is not None and (stone.digest, stone.generation) == (desired.digest, desired.generation):\n        reason", "    if stone is not None and stone.digest == desired.digest:\n        reason"),),
+        (
+            (
+                "    if stone is not None and (stone.digest, stone.generation) == (desired.digest, "
+                "desired.generation):\n        reason",
+                "    if stone is not None and stone.digest == desired.digest:\n        reason",
+            ),
+        ),
     ),
     "the generation is ignored while it runs": Bug(
         "raising it does not replace the live run",
         DECIDE,
-        (("    if (desired.digest, desired.generation) != (run.digest, run.generation):\n        found", "    if desired.digest != run.digest:\n        found"),),
+        (
+            (
+                "    if (desired.digest, desired.generation) != (run.digest, run.generation):\n        found",
+                "    if desired.digest != run.digest:\n        found",
+            ),
+        ),
     ),
     "every edit replaces": Bug(
         "an edit that the run need not notice ends it",
         DECIDE,
-        (("    if (desired.digest, desired.generation) != (run.digest, run.generation):\n        found", "    if (desired.spec_digest, desired.generation) != (run.spec_digest, run.generation):\n        found"),),
+        (
+            (
+                "    if (desired.digest, desired.generation) != (run.digest, run.generation):\n        found",
+                "    if (desired.spec_digest, desired.generation) != (run.spec_digest, run.generation):\n        found",
+            ),
+        ),
     ),
     "on_change is ignored": Bug(
         "an edit replaces a run that was to be left alone",
         DECIDE,
-        (("        if decode(desired.normal).on_change == \"hold\":", "        if False:"),),
+        (('        if decode(desired.normal).on_change == "hold":', "        if False:"),),
     ),
     "deletion is ignored": Bug(
         "a run that was to be let go of is stopped",
         DECIDE,
-        (("    if decode(run.normal).deletion == \"orphan\":", "    if False:"),),
+        (('    if decode(run.normal).deletion == "orphan":', "    if False:"),),
     ),
     "a released run is minded again": Bug(
         "what was let go of is found by its mark",
@@ -214,7 +299,12 @@ BUGS: dict[str, Bug] = {
     "a suspended job starts": Bug(
         "spec.suspend stops the run and does not keep the next one",
         DECIDE,
-        (("    if desired.suspend or memory.suspended:\n        why = \"spec.suspend is true\" if", "    if memory.suspended:\n        why = \"spec.suspend is true\" if"),),
+        (
+            (
+                '    if desired.suspend or memory.suspended:\n        why = "spec.suspend is true" if',
+                '    if memory.suspended:\n        why = "spec.suspend is true" if',
+            ),
+        ),
     ),
     "a cancel by request is forgotten": Bug(
         "a request does not reach a live run",
@@ -224,7 +314,12 @@ BUGS: dict[str, Bug] = {
     "a resumed job stays cancelled": Bug(
         "resume leaves the tombstone",
         MEMORY,
-        (("tombstone=None if what == \"resume\" and _was_cancelled(memory) else memory.tombstone", "tombstone=memory.tombstone"),),
+        (
+            (
+                'tombstone=None if what == "resume" and _was_cancelled(memory) else memory.tombstone',
+                "tombstone=memory.tombstone",
+            ),
+        ),
     ),
     "a wish that is taken back is carried out": Bug(
         "a manifest that comes back while its run is being deleted finds its job cancelled",
@@ -244,13 +339,24 @@ BUGS: dict[str, Bug] = {
     "a dependency of yesterday is fulfilled": Bug(
         "that an earlier generation succeeded will do",
         PLAN,
-        (("        if stone is not None and (stone.digest, stone.generation) == (wanted.digest, wanted.generation):\n            if stone", "        if stone is not None:\n            if stone"),),
+        (
+            (
+                "        if stone is not None and (stone.digest, stone.generation) == (wanted.digest, "
+                "wanted.generation):\n            if stone",
+                "        if stone is not None:\n            if stone",
+            ),
+        ),
     ),
     # --- whose it is
     "marks are not compared": Bug(
         "whatever lies there is ours",
         PLAN,
-        (("            if run is None or run.owner != world.owner or seen.presence is not Presence.PRESENT:", "            if run is None or seen.presence is not Presence.PRESENT:"),),
+        (
+            (
+                "            if run is None or run.owner != world.owner or seen.presence is not Presence.PRESENT:",
+                "            if run is None or seen.presence is not Presence.PRESENT:",
+            ),
+        ),
     ),
     "tokens are not compared": Bug(
         "a claim of the same run id by somebody else settles our launch",
@@ -265,12 +371,23 @@ BUGS: dict[str, Bug] = {
     "a forgotten job begins with its first attempt": Bug(
         "forgetting lets go of the attempt number",
         MEMORY,
-        (("                memory.job,\n                attempt=memory.attempt,\n                released=line.released,", "                memory.job,\n                released=line.released,"),),
+        (
+            (
+                "                memory.job,\n                attempt=memory.attempt,\n"
+                "                released=line.released,",
+                "                memory.job,\n                released=line.released,",
+            ),
+        ),
     ),
     "run ids collide": Bug(
         "the attempt's number is left out of its name",
         NAMES,
-        (("f\"{job.project}-{job.group}-{job.name}\", f\"-{digest[:8]}-{attempt}\"", "f\"{job.project}-{job.group}-{job.name}\", f\"-{digest[:8]}\""),),
+        (
+            (
+                'f"{job.project}-{job.group}-{job.name}", f"-{digest[:8]}-{attempt}"',
+                'f"{job.project}-{job.group}-{job.name}", f"-{digest[:8]}"',
+            ),
+        ),
     ),
     "the newest claim does not count": Bug(
         "after a lost state, what has finished on a host is not found",
@@ -280,12 +397,12 @@ BUGS: dict[str, Bug] = {
     "a stray is left alone": Bug(
         "a second living attempt goes on beside the minded one",
         DECIDE,
-        (("    if stray is not None and stray.run is not None and stray.alive and successor is None:", "    if False:"),),
-    ),
-    "a stray is minded in place of the run": Bug(
-        "a run found by its mark replaces the one in memory",
-        DECIDE,
-        (("    if memory.run is None and stray is not None and stray.run is not None and _adoptable", "    if stray is not None and stray.run is not None and _adoptable"),),
+        (
+            (
+                "    if stray is not None and stray.run is not None and stray.alive and successor is None:",
+                "    if False:",
+            ),
+        ),
     ),
     "a twin is left in the queue": Bug(
         "a second submission of a run waits for ever",
@@ -295,23 +412,40 @@ BUGS: dict[str, Bug] = {
     "a twin's end is the run's": Bug(
         "the job that is minded is ended in place of its twin",
         DECIDE,
-        (("{\"job\": twin, \"twin\": True}", "{\"job\": minded}"),),
+        (('{"job": twin, "twin": True}', '{"job": minded}'),),
     ),
     # --- stops
     "a stop is done when it was asked for": Bug(
         "the run is over once the host took the request",
         ACT,
-        (("            lines.append((action.job, Stopped(stop.run.run_id, outcome)))\n", "            lines.append((action.job, Stopped(stop.run.run_id, outcome)))\n            lines.append((action.job, Ended(stop.run.run_id, Phase.PENDING, stop.cause, None, outcome, False, True, 0.0)))\n"),),
+        (
+            (
+                "            lines.append((action.job, Stopped(stop.run.run_id, outcome)))\n",
+                "            lines.append((action.job, Stopped(stop.run.run_id, outcome)))\n"
+                "            lines.append((action.job, Ended(stop.run.run_id, Phase.PENDING, stop.cause, None, "
+                "outcome, False, True, 0.0)))\n",
+            ),
+        ),
     ),
     "a stop forgets the grace": Bug(
         "every stop is a kill",
         DECIDE,
-        (("effect = Stop(run, handle, cause, decode(run.normal).grace_s, machine=seen.machine)", "effect = Stop(run, handle, cause, 0.0, machine=seen.machine)"),),
+        (
+            (
+                "effect = Stop(run, handle, cause, decode(run.normal).grace_s, machine=seen.machine)",
+                "effect = Stop(run, handle, cause, 0.0, machine=seen.machine)",
+            ),
+        ),
     ),
     "a stop is forced at once": Bug(
         "the second request comes without the grace of the first",
         DECIDE,
-        (("    overdue = now - memory.stop_at > (0.0 if memory.stop_forced else spec.grace_s) + STOP_MARGIN_S\n", "    overdue = True\n"),),
+        (
+            (
+                "    overdue = now - memory.stop_at > (0.0 if memory.stop_forced else spec.grace_s) + STOP_MARGIN_S\n",
+                "    overdue = True\n",
+            ),
+        ),
     ),
     "a stop is asked for once": Bug(
         "a signal that never arrived, or was not obeyed, is waited for",
@@ -321,23 +455,44 @@ BUGS: dict[str, Bug] = {
     "a stuck supervisor is never forced": Bug(
         "the same polite request for ever",
         DECIDE,
-        (("effect = replace(again.action.effect, forced=bool(seen.stopping) or silent)", "effect = again.action.effect"),),
+        (
+            (
+                "effect = replace(again.action.effect, forced=bool(seen.stopping) or silent)",
+                "effect = again.action.effect",
+            ),
+        ),
     ),
     # --- ends and budgets
     "a finished job runs again": Bug(
         "no tombstone is kept",
         MEMORY,
-        (("    if line.phase in (Phase.SUCCEEDED, Phase.FAILED, Phase.CANCELLED):", "    if line.phase in (Phase.FAILED, Phase.CANCELLED):"),),
+        (
+            (
+                "    if line.phase in (Phase.SUCCEEDED, Phase.FAILED, Phase.CANCELLED):",
+                "    if line.phase in (Phase.FAILED, Phase.CANCELLED):",
+            ),
+        ),
     ),
     "a finished job runs again when its manifest comes back": Bug(
         "the tombstone goes with the manifest",
         PLAN,
-        (("    if state.memory.blank or state.memory.released or (stone is not None and stone.cause is not Cause.DELETED):", "    if state.memory.blank or state.memory.released:"),),
+        (
+            (
+                "    if state.memory.blank or state.memory.released or (stone is not None and stone.cause is "
+                "not Cause.DELETED):",
+                "    if state.memory.blank or state.memory.released:",
+            ),
+        ),
     ),
     "an end that we asked for hides a success": Bug(
         "a run that finished before the signal counts as stopped",
         ENDING,
-        (("    if report is not None and report.status is ReportStatus.COMPLETED:\n", "    if report is not None and report.status is ReportStatus.COMPLETED and memory.stop is None:\n"),),
+        (
+            (
+                "    if report is not None and report.status is ReportStatus.COMPLETED:\n",
+                "    if report is not None and report.status is ReportStatus.COMPLETED and memory.stop is None:\n",
+            ),
+        ),
     ),
     "preemption is a failure": Bug(
         "an end from outside is paid from the wrong budget",
@@ -362,7 +517,12 @@ BUGS: dict[str, Bug] = {
     "the budget dies with the state": Bug(
         "the claim does not carry what was spent",
         ACT,
-        (("        spent={cause.value: count for cause, count in memory.spent.items()} if same else {},\n", "        spent={},\n"),),
+        (
+            (
+                "        spent={cause.value: count for cause, count in memory.spent.items()} if same else {},\n",
+                "        spent={},\n",
+            ),
+        ),
     ),
     "what somebody else cancelled is requeued": Bug(
         "scancel does not end a job",
@@ -383,7 +543,12 @@ BUGS: dict[str, Bug] = {
     "an accelerator is given twice in a pass": Bug(
         "what a job of this pass gets is not taken",
         PLAN,
-        (("                taken.take(placement.host, placement.gpus)\n                spent", "                spent"),),
+        (
+            (
+                "                taken.take(placement.host, placement.gpus)\n                spent",
+                "                spent",
+            ),
+        ),
     ),
     "what cannot be seen holds nothing": Bug(
         "runs that are not in a census hold no accelerator",
@@ -393,7 +558,12 @@ BUGS: dict[str, Bug] = {
     "slots are not counted": Bug(
         "any number of CPU jobs fits",
         SOLVE,
-        (("            self.cpu_jobs[host] = self.cpu_jobs.get(host, 0) + 1\n", "            self.cpu_jobs[host] = 0\n"),),
+        (
+            (
+                "            self.cpu_jobs[host] = self.cpu_jobs.get(host, 0) + 1\n",
+                "            self.cpu_jobs[host] = 0\n",
+            ),
+        ),
     ),
     "fewer chips than asked": Bug(
         "a job gets what is there",
@@ -419,12 +589,27 @@ BUGS: dict[str, Bug] = {
     "the lock is taken from whoever has it": Bug(
         "a second reconciler does not wait",
         SQLITE,
-        (("            if holder is not None and holder != self._holder and now < expires", "            if holder is not None and now < 0 < expires"),),
+        (
+            (
+                "            if holder is not None and holder != self._holder and now < expires",
+                "            if holder is not None and now < 0 < expires",
+            ),
+        ),
     ),
     "a holder that lost the lock goes on writing": Bug(
         "the epoch is not compared",
         SQLITE,
-        (("        if self._epoch is None or epoch != self._epoch:\n            raise LockHeld(\"The lock of this repository's state was taken over", "        if False:\n            raise LockHeld(\"The lock of this repository's state was taken over"), ("        if self._now() > expires:\n            raise LockHeld", "        if False:\n            raise LockHeld")),
+        (
+            (
+                "        if self._epoch is None or epoch != self._epoch:\n"
+                "            raise LockHeld(\"The lock of this repository's state was taken over",
+                "        if False:\n            raise LockHeld(\"The lock of this repository's state was taken over",
+            ),
+            (
+                "        if self._now() > expires:\n            raise LockHeld",
+                "        if False:\n            raise LockHeld",
+            ),
+        ),
     ),
     "a stale plan is carried out": Bug(
         "that the journal has moved since the look is not noticed",
@@ -434,6 +619,11 @@ BUGS: dict[str, Bug] = {
     "memory of another process is not noticed": Bug(
         "the cache of memories never expires",
         SQLITE,
-        (("            if self._cache is not None and self._cache[0] == version:\n", "            if self._cache is not None:\n"),),
+        (
+            (
+                "            if self._cache is not None and self._cache[0] == version:\n",
+                "            if self._cache is not None:\n",
+            ),
+        ),
     ),
 }

@@ -1,8 +1,8 @@
 """A textual patch of the product, in effect for a while.
 
 The patched source is compiled, and the code of every function that differs is put into the function that is loaded: whoever
-imported it, under whatever name, runs the patched one. A text that is not there (any more), or more than once, is an error, and so is
-a patch that changes nothing.
+imported it, under whatever name, runs the patched one. A text that is not there (any more), or more than once, is an error, and
+so is a patch that changes nothing.
 """
 
 from __future__ import annotations
