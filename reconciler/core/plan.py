@@ -225,7 +225,7 @@ def _is_over(memory: Memory | None, run_id: str, attempt: int) -> bool:
     """Do we know that this attempt has ended? Every attempt up to the newest has, but the open one."""
     if memory is None or memory.released or (memory.run is not None and memory.run.run_id == run_id):
         return False
-    return attempt <= memory.known
+    return attempt <= memory.attempt
 
 
 def _reserve(world: World, tended: Mapping[JobKey, Tended], taken: Reservations) -> None:
