@@ -10,6 +10,7 @@ from pathlib import Path
 from reconciler.backends.fake import Course
 from reconciler.backends.fake_queue import FakeCluster
 from reconciler.core.run import Run
+from tests.sim.wire import History, LoginEndpoint
 from tests.sim.workloads import build
 from tests.sim.world import SimWorld, calm, faults, manifest
 
@@ -19,8 +20,10 @@ CALM_S = 4 * 3600.0
 COMMANDS = (["true"], ["python", "train.py"], ["python", "train.py", "--lr", "1"])
 
 
-def storm(seed: int, directory: Path) -> SimWorld:
-    """Half an hour of everything, then calm until nothing changes any more. Raises AssertionError for a broken promise."""
+def storm(seed: int, directory: Path, *, wire: bool = False) -> SimWorld:
+    """Half an hour of everything, then calm until nothing changes any more. Raises AssertionError for a broken promise.
+
+    `wire`: with the real adapters, in front of the same machines."""
     rng = random.Random(seed)
 
     def course(run: Run) -> Course:
@@ -40,14 +43,19 @@ def storm(seed: int, directory: Path) -> SimWorld:
         plain=(("gpu1", rng.randint(1, 3), 4), ("gpu2", rng.randint(1, 3), rng.choice([0, 2]))),
         courses=dict.fromkeys(NAMES, course),
         seed=seed,
+        wire=wire,
     )
+    for endpoint in world.endpoints.values():
+        if isinstance(endpoint, LoginEndpoint):
+            endpoint.lag_s = rng.choice([0.0, 0.0, 20.0, 200.0])
     world.takeover_s = rng.choice([0.0, 5.0, 70.0])
     if rng.random() < 0.3:
         world.others = [world.now, world.born("the second")]
     if rng.random() < 0.8:
         world.step()  # every host was seen once, else nothing starts
     faults(world, rng.choice([0.0, 0.1, 0.3]))
-    deeds = rng.sample(DEEDS, rng.randint(4, len(DEEDS)))  # a subset per world: rare meetings become likely in some
+    offered = (*DEEDS, *WIRE_DEEDS) if wire else DEEDS
+    deeds = rng.sample(offered, rng.randint(4, len(offered)))  # a subset per world: rare meetings become likely in some
     for name in rng.sample(NAMES, rng.randint(1, len(NAMES))):
         edit(world, rng, name)
     try:
@@ -61,6 +69,8 @@ def storm(seed: int, directory: Path) -> SimWorld:
             world.step()
             world.clock.sleep(rng.choice([1.0, 5.0, 20.0]))
         calm(world)
+        for login in logins(world):
+            login.history = History.KEPT
         world.interrupt.clear()
         world.others.clear()
         for name, item in list(world.manifests.items()):
@@ -224,6 +234,27 @@ def stall_soon(world: SimWorld, rng: random.Random, name: str) -> None:
     world.interrupt[len(world.boundaries) + rng.randint(0, 6)] = stall
 
 
+def logins(world: SimWorld) -> list[LoginEndpoint]:
+    return [endpoint for endpoint in world.endpoints.values() if isinstance(endpoint, LoginEndpoint)]
+
+
+def silence_history(world: SimWorld, rng: random.Random, name: str) -> None:
+    """Slurm's accounting does not answer, or answers again."""
+    for login in logins(world):
+        login.history = rng.choice([History.KEPT, History.SILENT, History.NONE])
+
+
+def forget_bundle(world: SimWorld, rng: random.Random, name: str) -> None:
+    """Somebody has cleaned up: the runtime is gone from a host."""
+    for endpoint in world.endpoints.values():
+        endpoint.installed = False
+
+
+def lid(world: SimWorld, rng: random.Random, name: str) -> None:
+    """Nobody looks for longer than a scheduler remembers."""
+    world.clock.sleep(rng.choice([200.0, 400.0, 1000.0]))
+
+
 Deed = Callable[[SimWorld, random.Random, str], None]
 DEEDS: tuple[Deed, ...] = (
     edit,
@@ -247,3 +278,4 @@ DEEDS: tuple[Deed, ...] = (
     submit_twice,
     forget,
 )
+WIRE_DEEDS: tuple[Deed, ...] = (silence_history, silence_history, forget_bundle, lid, forget)

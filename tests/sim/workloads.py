@@ -34,6 +34,7 @@ def build(
     waits: Callable[[Run, str], float] = lambda run, ident: 10.0,
     courses: Mapping[str, CourseOf] | None = None,
     seed: int = 0,
+    wire: bool = False,
 ) -> SimWorld:
     """`local`: CPU slots of this machine, None without it; `plain`: (name, slots, accelerators); `queue`: CPU jobs at once and
     accelerators per machine behind `hpc`."""
@@ -50,7 +51,7 @@ def build(
         machines.append(FakeCluster("hpc", clock.now, slots, course=course, machines=dict(behind), waits=waits))
     for name, slots, count in plain:
         machines.append(FakeMachine(name, clock.now, cpus=slots, gpus=gpus(count) if count else None, course=course))
-    world = SimWorld(directory, machines, clock, seed=seed, kinds={"here": "local"})
+    world = SimWorld(directory, machines, clock, seed=seed, kinds={"here": "local"}, wire=wire)
     for machine in machines:
         if machine is machines[-1] or isinstance(machine, FakeCluster):
             claim_foreign(world, machine, "theirs")

@@ -29,11 +29,12 @@ from reconciler.core.observation import ReportStatus
 from reconciler.core.partitions import QueueView
 from reconciler.core.phase import Phase
 from reconciler.core.plan import Plan
-from reconciler.core.protocols import Accepted, Declined, Known, Submission
+from reconciler.core.protocols import Accepted, Backend, Declined, Known, Submission
 from reconciler.core.secret import Secret
 from reconciler.core.solve import HostView
 from reconciler.load.normal import decode
 from reconciler.store.sqlite import SqliteStore
+from tests.sim.wire import LoginEndpoint, NodeEndpoint
 from tests.worlds import OWNER, job, key
 
 PACE_S = 5.0
@@ -101,25 +102,28 @@ class OneByOne(Lanes):
         yield from results
 
 
-class Gate(FakeBackend):
+class Gate:
     """The way from one incarnation of the reconciler to a machine, with a boundary before and after each effect."""
 
-    def __init__(self, machine: FakeMachine, incarnation: Incarnation) -> None:
-        super().__init__(machine)
-        self._in = incarnation
+    def __init__(self, backend: Backend, name: str, incarnation: Incarnation) -> None:
+        self._backend, self._name, self._in = backend, name, incarnation
+        self.capabilities = backend.capabilities
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._backend, name)
 
     def submit(self, submissions: Sequence[Submission]) -> Mapping[str, Accepted | Declined]:
         for item in submissions:
             mark = (item.run.run_id, item.run.token)
             assert mark in self._in.world.intents, f"{mark} was submitted without a durable intent"
-        with self._in.effect(f"submit {self.machine.name}"):
-            return super().submit(submissions)
+        with self._in.effect(f"submit {self._name}"):
+            return self._backend.submit(submissions)
 
     def cancel(self, known: Known, *, reason: str, grace_s: float, force: bool = False) -> str:
         run_id = known.run.run_id
         assert run_id in self._in.world.stop_intents, f"{run_id} was stopped without a durable intent"
-        with self._in.effect(f"cancel {self.machine.name}"):
-            return super().cancel(known, reason=reason, grace_s=grace_s, force=force)
+        with self._in.effect(f"cancel {self._name}"):
+            return self._backend.cancel(known, reason=reason, grace_s=grace_s, force=force)
 
 
 class Journal:
@@ -175,14 +179,14 @@ class Incarnation:
 
     def _reconciler(self, delete_allowed: int | None) -> Reconciler:
         world = self.world
-        gates = {name: Gate(machine, self) for name, machine in world.machines.items()}
+        gates = {name: Gate(world.backend(name), name, self) for name in world.machines}
         ports = Ports(
             source=world,
             store=Journal(self.store, self),  # type: ignore[arg-type]
             clock=world.clock,
             shipper=world,
             hosts=world.hosts,
-            backends=gates.__getitem__,
+            backends=gates.__getitem__,  # type: ignore[arg-type]
             secrets=world.secrets,
             token=world.token,
             decode=decode,
@@ -228,11 +232,14 @@ class SimWorld:
         *,
         seed: int = 0,
         kinds: Mapping[str, str] | None = None,
+        wire: bool = False,
     ) -> None:
+        """`wire`: the real adapters speak to the machines, in bytes."""
         self.path = directory / "state.sqlite"
         self.clock = clock
         self.rng = random.Random(seed)
         self.machines = {machine.name: machine for machine in machines}
+        self.endpoints = {name: endpoint_of(machine, self.rng) for name, machine in self.machines.items()} if wire else {}
         self.hosts = tuple(
             machine_view(machine, (kinds or {}).get(machine.name, "plain")) for machine in self.machines.values()
         )
@@ -288,6 +295,11 @@ class SimWorld:
     def token(self) -> str:
         self._tokens += 1
         return f"token-{self._tokens:05d}"
+
+    def backend(self, host: str) -> Backend:
+        """A connection to the host, as a process of the reconciler opens it."""
+        endpoint = self.endpoints.get(host)
+        return FakeBackend(self.machines[host]) if endpoint is None else endpoint.backend()
 
     # --- the reconciler's process
 
@@ -545,6 +557,11 @@ class SimWorld:
 
     def _effects(self) -> int:
         return sum(verb in ("submit", "cancel") for machine in self.machines.values() for verb in machine.calls)
+
+
+def endpoint_of(machine: FakeMachine, rng: random.Random) -> NodeEndpoint:
+    """The far end of the wire."""
+    return (LoginEndpoint if isinstance(machine, FakeCluster) else NodeEndpoint)(machine, rng)
 
 
 World = SimWorld
