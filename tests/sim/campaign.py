@@ -4,26 +4,40 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from reconciler.backends.fake import Course
 from reconciler.backends.fake_queue import FakeCluster
 from reconciler.core.run import Run
 from tests.sim.wire import History, LoginEndpoint
-from tests.sim.workloads import build
-from tests.sim.world import SimWorld, calm, faults, manifest
+from tests.sim.workloads import CourseOf, build
+from tests.sim.world import SimWorld, Site, VirtualClock, calm, faults, manifest
 
+Deed = Callable[[SimWorld, random.Random, str], None]
 NAMES = tuple("abcdef")
 STORM_S = 1800.0
 CALM_S = 4 * 3600.0
 COMMANDS = (["true"], ["python", "train.py"], ["python", "train.py", "--lr", "1"])
 
 
-def storm(seed: int, directory: Path, *, wire: bool = False) -> SimWorld:
-    """Half an hour of everything, then calm until nothing changes any more. Raises AssertionError for a broken promise.
+@dataclass(frozen=True, slots=True)
+class Climate:
+    """A kind of world. `wire`: with the real adapters in front of the machines. `sites`: a host whose machines come and go, if
+    any; `deeds` and `requests`: what happens there, and how jobs ask for it."""
 
-    `wire`: with the real adapters, in front of the same machines."""
+    name: str
+    wire: bool = False
+    sites: Callable[[VirtualClock, CourseOf, random.Random], Iterable[Site]] = lambda clock, course, rng: ()
+    deeds: tuple[Deed, ...] = ()
+    requests: tuple[Mapping[str, object], ...] = ()
+    began: float = 1_000_000.0
+
+
+def storm(seed: int, directory: Path, climate: Climate | None = None) -> SimWorld:
+    """Half an hour of everything, then calm until nothing changes any more. Raises AssertionError for a broken promise."""
+    climate = climate or MEMORY
     rng = random.Random(seed)
 
     def course(run: Run) -> Course:
@@ -43,8 +57,11 @@ def storm(seed: int, directory: Path, *, wire: bool = False) -> SimWorld:
         plain=(("gpu1", rng.randint(1, 3), 4), ("gpu2", rng.randint(1, 3), rng.choice([0, 2]))),
         courses=dict.fromkeys(NAMES, course),
         seed=seed,
-        wire=wire,
+        wire=climate.wire,
+        sites=lambda clock, chosen: climate.sites(clock, chosen, random.Random(f"{seed} sites")),
+        began=climate.began,
     )
+    world.requests = climate.requests
     for endpoint in world.endpoints.values():
         if isinstance(endpoint, LoginEndpoint):
             endpoint.lag_s = rng.choice([0.0, 0.0, 20.0, 200.0])
@@ -54,7 +71,7 @@ def storm(seed: int, directory: Path, *, wire: bool = False) -> SimWorld:
     if rng.random() < 0.8:
         world.step()  # every host was seen once, else nothing starts
     faults(world, rng.choice([0.0, 0.1, 0.3]))
-    offered = (*DEEDS, *WIRE_DEEDS) if wire else DEEDS
+    offered = (*DEEDS, *climate.deeds)
     deeds = rng.sample(offered, rng.randint(4, len(offered)))  # a subset per world: rare meetings become likely in some
     for name in rng.sample(NAMES, rng.randint(1, len(NAMES))):
         edit(world, rng, name)
@@ -64,7 +81,7 @@ def storm(seed: int, directory: Path, *, wire: bool = False) -> SimWorld:
             if rng.random() < 0.25:
                 deed = rng.choice(deeds)
                 name = rng.choice(NAMES)
-                world.notes.append(f"{world.clock.at - 1e6:.0f} s: {deed.__name__} {name}")
+                world.notes.append(f"{world.clock.at - world.began:.0f} s: {deed.__name__} {name}")
                 deed(world, rng, name)
             world.step()
             world.clock.sleep(rng.choice([1.0, 5.0, 20.0]))
@@ -93,7 +110,7 @@ def settled(world: SimWorld) -> None:
             ("Succeeded", "Failed") if view.job.name not in world.scancelled else ("Succeeded", "Failed", "Cancelled")
         )
         assert view.phase in settled_in or view.reason in ("DependencyFailed", "DependencyMissing"), view
-    living = [p.run.run_id for m in world.machines.values() for p in m.living() if p not in world.foreign]
+    living = [p.run.run_id for m in world.everywhere() for p in m.living() if p not in world.foreign]
     for cluster in clusters(world):
         theirs = {process.run.run_id for process in world.foreign}
         living += [
@@ -111,6 +128,7 @@ def edit(world: SimWorld, rng: random.Random, name: str) -> None:
             {"min_chips": 2},
             {"hosts": ["gpu1"]},
             *([{"hosts": ["hpc"]}, {"hosts": ["hpc"], "min_chips": 3}] * bool(clusters(world))),
+            *world.requests,
         ]
     )
     spec: dict[str, object] = {"command": rng.choice(COMMANDS), "request": request}
@@ -132,7 +150,9 @@ def again(world: SimWorld, rng: random.Random, name: str) -> None:
     if name in world.manifests:
         item = world.manifests[name]
         spec = dict(item.normal["spec"]["request"])  # type: ignore[index, arg-type, call-overload]
-        world.manifests[name] = manifest(name, generation=item.generation + 1, request={"hosts": spec["hosts"]})
+        kept = spec if spec["hosts"] == ["pod"] else {"hosts": spec["hosts"]}
+        kept = {key: value for key, value in kept.items() if value is not None}
+        world.manifests[name] = manifest(name, generation=item.generation + 1, request=kept)
 
 
 def remove(world: SimWorld, rng: random.Random, name: str) -> None:
@@ -255,7 +275,6 @@ def lid(world: SimWorld, rng: random.Random, name: str) -> None:
     world.clock.sleep(rng.choice([200.0, 400.0, 1000.0]))
 
 
-Deed = Callable[[SimWorld, random.Random, str], None]
 DEEDS: tuple[Deed, ...] = (
     edit,
     edit,
@@ -279,3 +298,5 @@ DEEDS: tuple[Deed, ...] = (
     forget,
 )
 WIRE_DEEDS: tuple[Deed, ...] = (silence_history, silence_history, forget_bundle, lid, forget)
+MEMORY = Climate("memory")
+WIRE = Climate("wire", wire=True, deeds=WIRE_DEEDS)
