@@ -152,7 +152,12 @@ class Cloud:
     # --- time and mishaps
 
     def settle(self) -> None:
-        """What became of the VMs becomes of their machines. Before each call, some fault may be laid."""
+        self.bury()
+        for machine in self.machines():
+            machine.settle()
+
+    def bury(self) -> None:
+        """What became of the VMs becomes of their machines."""
         with self.tpu.world.lock:
             self.tpu.world.clock.run_due()
             nodes = {
@@ -169,8 +174,6 @@ class Cloud:
                 self.killed.setdefault(where, set()).update(alive)
             if alive:
                 machine.reboot()
-        for machine in self.machines():
-            machine.settle()
 
     def disturb(self) -> None:
         """Lay a fault for a call of the next pass, now and then."""

@@ -119,6 +119,10 @@ class Site(Protocol):
         """Bring everything to the present."""
         ...
 
+    def bury(self) -> None:
+        """End what ran on machines that are no more."""
+        ...
+
     def disturb(self) -> None:
         """Something may go wrong with a call of the next pass."""
         ...
@@ -525,6 +529,8 @@ class SimWorld:
         work = (run.digest, run.generation)
         assert self.done_work.pop(run.job, None) != work, f"{run.run_id} started although that work is done"
         now = self.clock.now()
+        for site in self.sites.values():
+            site.bury()
         for other_machine in [*self.machines.values(), *(one for site in self.sites.values() for one in site.machines())]:
             for other in other_machine.processes.values():
                 if other is process or not other.alive or other.started_at is None or other.ends_at <= now:
