@@ -150,7 +150,7 @@ def again(world: SimWorld, rng: random.Random, name: str) -> None:
     if name in world.manifests:
         item = world.manifests[name]
         spec = dict(item.normal["spec"]["request"])  # type: ignore[index, arg-type, call-overload]
-        kept = spec if spec["hosts"] == ["pod"] else {"hosts": spec["hosts"]}
+        kept = spec if spec["hosts"] in (["pod"], ["k8s"]) else {"hosts": spec["hosts"]}
         kept = {key: value for key, value in kept.items() if value is not None}
         world.manifests[name] = manifest(name, generation=item.generation + 1, request=kept)
 

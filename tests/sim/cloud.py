@@ -46,7 +46,10 @@ _CALLS: Mapping[str, tuple[Mapping[str, Any], ...]] = {
         {"status": "DEADLINE_EXCEEDED", "message": "too late", "after": True},
         {"status": "UNAUTHENTICATED", "message": "Request had invalid authentication credentials."},
         {"status": "PERMISSION_DENIED", "message": "Permission denied"},
-        {"status": "RESOURCE_EXHAUSTED", "message": "Quota exceeded for quota metric 'requests' of service 'tpu.googleapis.com'"},
+        {
+            "status": "RESOURCE_EXHAUSTED",
+            "message": "Quota exceeded for quota metric 'requests' of service 'tpu.googleapis.com'",
+        },
         {"drop": True},
         {"drop": True, "after": True},
         {"raw": {"code": 200, "body": "<html>", "type": "text/html"}},
@@ -181,7 +184,9 @@ class Cloud:
         if self.rng.random() >= self.faults_share:
             return
         method = self.rng.choice(list(_CALLS))
-        self.tpu.fault(method, times=self.rng.randint(1, 3), after_n=self.rng.randint(0, 3), **self.rng.choice(_CALLS[method]))
+        self.tpu.fault(
+            method, times=self.rng.randint(1, 3), after_n=self.rng.randint(0, 3), **self.rng.choice(_CALLS[method])
+        )
 
     def calm(self) -> None:
         self.faults_share = 0.0
@@ -201,7 +206,9 @@ class Cloud:
 
     def ours(self) -> list[tuple[str, dict[str, Any]]]:
         found = self.tpu.nodes()
-        return [(name, node) for name, node in sorted(found.items()) if node.get("labels", {}).get(OWNER_LABEL) == OWNER]
+        return [
+            (name, node) for name, node in sorted(found.items()) if node.get("labels", {}).get(OWNER_LABEL) == OWNER
+        ]
 
     def lose(self, process: Process, how: str) -> None:
         """The VM under a process is preempted, vanishes, or is repaired."""
@@ -238,6 +245,9 @@ class Cloud:
         labels = {label_value(run_id) for run_id in alive}
         idle = [(name, node) for name, node in self.ours() if node["labels"].get(RUN_LABEL) not in labels]
         return [name for name, node in idle if node["state"] != "DELETING"]
+
+    def close(self) -> None:
+        """The emulator goes on, for the next world."""
 
 
 def clouds(world: SimWorld) -> list[Cloud]:
@@ -277,7 +287,9 @@ def api_hurt(world: SimWorld, rng: random.Random, name: str) -> None:
 
 def api_down(world: SimWorld, rng: random.Random, name: str) -> None:
     for cloud in clouds(world):
-        cloud.tpu.fault("*", times=rng.randint(5, 40), status="UNAVAILABLE", message="The service is currently unavailable.")
+        cloud.tpu.fault(
+            "*", times=rng.randint(5, 40), status="UNAVAILABLE", message="The service is currently unavailable."
+        )
 
 
 TPU_DEEDS: tuple[Deed, ...] = (
@@ -294,7 +306,9 @@ TPU_DEEDS: tuple[Deed, ...] = (
 TPU = Climate(
     "tpu",
     wire=True,
-    sites=lambda clock, course, rng: [Cloud(clock.now, rng, course, machines_max=rng.randint(1, 3), kind=rng.choice(["v4-8", "v4-16"]))],
+    sites=lambda clock, course, rng: [
+        Cloud(clock.now, rng, course, machines_max=rng.randint(1, 3), kind=rng.choice(["v4-8", "v4-16"]))
+    ],
     deeds=TPU_DEEDS,
     requests=({"hosts": [NAME], "chip": "tpu-v4", "min_chips": 4},) * 12,
     began=START,

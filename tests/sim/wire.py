@@ -75,7 +75,14 @@ class NodeEndpoint:
         return Completed(0, self._spoiled(self._told(lines), fault), b"")
 
     def put(
-        self, source: BinaryIO, path: str, *, size: int, mode: int = 0o644, deadline_s: float, progress: Progress | None = None
+        self,
+        source: BinaryIO,
+        path: str,
+        *,
+        size: int,
+        mode: int = 0o644,
+        deadline_s: float,
+        progress: Progress | None = None,
     ) -> None:
         raise AssertionError("nothing is sent in the simulated world")
 
@@ -114,7 +121,9 @@ class NodeEndpoint:
         if fault is not Fault.GARBLED:
             return answer
         cut = self.rng.randrange(len(answer) - 2)
-        return self.rng.choice([answer[:cut], b"", answer.replace(b'"done": true', b'"do\x00'), b"\xff\xfe" + answer[cut:][:20]])
+        return self.rng.choice(
+            [answer[:cut], b"", answer.replace(b'"done": true', b'"do\x00'), b"\xff\xfe" + answer[cut:][:20]]
+        )
 
     # --- the verbs of the runtime
 
@@ -145,7 +154,13 @@ class NodeEndpoint:
         gpus = None
         if document.get("probe") and machine.gpus is not None:
             gpus = [
-                {"index": gpu.index, "uuid": gpu.ident, "name": gpu.name, "memory_total_mib": gpu.memory_total_mib, "used_mib": gpu.used_mib}
+                {
+                    "index": gpu.index,
+                    "uuid": gpu.ident,
+                    "name": gpu.name,
+                    "memory_total_mib": gpu.memory_total_mib,
+                    "used_mib": gpu.used_mib,
+                }
                 for gpu in machine.gpus
             ]
         last = {"boot_id": machine.boot_id, "cpus": machine.cpus, "gpus": gpus, "gpu_error": None}
@@ -178,12 +193,12 @@ class NodeEndpoint:
         process = self.machine.processes.get(wanted["run_id"])
         if process is None:
             return {"run_id": wanted["run_id"], "result": "gone", "reason": "there is no such run here"}
-        named = Handle(wanted["run_id"], wanted["token"], {"job": wanted.get("ident", ""), "twin": wanted.get("twin", False)})
+        named = Handle(
+            wanted["run_id"], wanted["token"], {"job": wanted.get("ident", ""), "twin": wanted.get("twin", False)}
+        )
         known = Known(replace(process.run, token=wanted["token"]), named)
         try:
-            said = self.machine.stop(
-                known, reason=wanted["reason"], grace_s=wanted["grace_s"], force=wanted["force"]
-            )
+            said = self.machine.stop(known, reason=wanted["reason"], grace_s=wanted["grace_s"], force=wanted["force"])
         except Rejected as error:
             return {"run_id": wanted["run_id"], "result": "refused", "reason": error.message}
         return {"run_id": wanted["run_id"], "result": "gone" if said == "already gone" else "signalled", "reason": ""}
@@ -205,14 +220,25 @@ def handle_json(process: Process) -> Json:
 
 def claim_json(process: Process) -> Json:
     run = process.run
-    told: Json = {"run_id": run.run_id, "token": run.token, "attempt": run.attempt, "owner": run.owner, "host": run.host}
+    told: Json = {
+        "run_id": run.run_id,
+        "token": run.token,
+        "attempt": run.attempt,
+        "owner": run.owner,
+        "host": run.host,
+    }
     return {**told, "run": run.to_json(), "boot_id": process.boot_id, "hostname": run.host}
 
 
 def metadata_json(record: Report) -> Json:
     progress = None if record.progress is None else {"step": record.progress.step, "total": record.progress.total}
     told: Json = {"status": record.status.value, "seq": record.seq, "exit_code": record.exit_code, "progress": progress}
-    return {**told, "cause": record.cause.value if record.cause else None, "message": record.message, "phase_detail": record.detail}
+    return {
+        **told,
+        "cause": record.cause.value if record.cause else None,
+        "message": record.message,
+        "phase_detail": record.detail,
+    }
 
 
 # --- Slurm ------------------------------------------------------------------------------------------------------------
@@ -314,7 +340,7 @@ class LoginEndpoint(NodeEndpoint):
             if fault is Fault.PARTIAL and self.rng.random() < 0.5:
                 answer["stdout"] = answer["stdout"][: self.rng.randrange(len(answer["stdout"]) + 1)]
             lines.append({"command": {"name": name, **answer}})
-        roots = {root: None for root in document["status_roots"]}
+        roots = dict.fromkeys(document["status_roots"])
         wanted = {known["run_id"] for known in document["known"]}
         if roots:
             wanted |= cluster.listed()
@@ -325,7 +351,10 @@ class LoginEndpoint(NodeEndpoint):
             if document["ages"]:
                 seen["quiet_s"] = None if run_id not in self.written else cluster.now() - self.written[run_id][1]
             lines.append({"sighting": seen})
-        return [*lines, {"boot_id": "", "cpus": cluster.cpus, "gpus": None, "roots": roots or {"/": None}, "done": True}]
+        return [
+            *lines,
+            {"boot_id": "", "cpus": cluster.cpus, "gpus": None, "roots": roots or {"/": None}, "done": True},
+        ]
 
     def _sighting(self, run_id: str) -> Json:
         process = self.cluster.processes.get(run_id)
@@ -382,7 +411,19 @@ class LoginEndpoint(NodeEndpoint):
         nodes = ",".join(job.nodes) or "None assigned"
         begun = moment(job.starts_at) if job.state is not ENDED or job.nodes else "Unknown"
         submit = moment(job.arrives_at)
-        return [job.ident, job.word, code, submit, begun, "Unknown", nodes, PARTITION, "None", job.run_id, f"reconciler:{run.token}"]
+        return [
+            job.ident,
+            job.word,
+            code,
+            submit,
+            begun,
+            "Unknown",
+            nodes,
+            PARTITION,
+            "None",
+            job.run_id,
+            f"reconciler:{run.token}",
+        ]
 
     # --- Slurm's programs
 
@@ -416,7 +457,9 @@ class LoginEndpoint(NodeEndpoint):
             reason = "Priority" if job.word == "PENDING" else "None"
             begun = "N/A" if job.word == "PENDING" else moment(job.starts_at)
             fields = [job.ident, job.ident, "N/A", job.word, reason, begun, moment(job.arrives_at), ",".join(job.nodes)]
-            records.append(BEGIN + FIELD.join([*fields, PARTITION, "UNLIMITED", job.run_id, f"reconciler:{run.token}"]) + END)
+            records.append(
+                BEGIN + FIELD.join([*fields, PARTITION, "UNLIMITED", job.run_id, f"reconciler:{run.token}"]) + END
+            )
         return "".join(f"{record}\n" for record in (QUEUE_HEADER, *records))
 
     def _sacct(self, words: list[str]) -> str:
@@ -435,7 +478,13 @@ class LoginEndpoint(NodeEndpoint):
             name: {"cpus": 32, "memory": 64000, "features": ["x"], "gpus": count, "gpu_type": GPU_TYPE if count else ""}
             for name, count in cluster.machines.items()
         }
-        part = {"name": PARTITION, "nodes": ",".join(nodes), "default": True, "minutes_default": None, "minutes_max": None}
+        part = {
+            "name": PARTITION,
+            "nodes": ",".join(nodes),
+            "default": True,
+            "minutes_default": None,
+            "minutes_max": None,
+        }
 
         def held_on(name: str) -> list[Json]:
             running = [job for job in cluster.jobs if job.state is RUNNING and name in job.nodes]

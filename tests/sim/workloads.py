@@ -53,7 +53,9 @@ def build(
         machines.append(FakeCluster("hpc", clock.now, slots, course=course, machines=dict(behind), waits=waits))
     for name, slots, count in plain:
         machines.append(FakeMachine(name, clock.now, cpus=slots, gpus=gpus(count) if count else None, course=course))
-    world = SimWorld(directory, machines, clock, seed=seed, kinds={"here": "local"}, wire=wire, sites=sites(clock, course))
+    world = SimWorld(
+        directory, machines, clock, seed=seed, kinds={"here": "local"}, wire=wire, sites=sites(clock, course)
+    )
     for machine in machines:
         if machine is machines[-1] or isinstance(machine, FakeCluster):
             claim_foreign(world, machine, "theirs")

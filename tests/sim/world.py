@@ -140,6 +140,8 @@ class Site(Protocol):
         """What is left of ours and serves nothing, in a world at rest."""
         ...
 
+    def close(self) -> None: ...
+
 
 class Gate:
     """The way from one incarnation of the reconciler to a machine, with a boundary before and after each effect."""
@@ -293,7 +295,9 @@ class SimWorld:
         self.clock = clock
         self.rng = random.Random(seed)
         self.machines = {machine.name: machine for machine in machines}
-        self.endpoints = {name: endpoint_of(machine, self.rng) for name, machine in self.machines.items()} if wire else {}
+        self.endpoints = (
+            {name: endpoint_of(machine, self.rng) for name, machine in self.machines.items()} if wire else {}
+        )
         self.sites = {site.name: site for site in sites}
         self.hosts = (
             *(machine_view(machine, (kinds or {}).get(machine.name, "plain")) for machine in self.machines.values()),
@@ -415,6 +419,8 @@ class SimWorld:
         for incarnation in {self.now, *self.others}:
             if not incarnation.dead:
                 incarnation.end()
+        for site in self.sites.values():
+            site.close()
 
     def step(self) -> Pass | None:
         """One pass of the present incarnation. None when it was killed, or had to look again.
@@ -531,7 +537,10 @@ class SimWorld:
         now = self.clock.now()
         for site in self.sites.values():
             site.bury()
-        for other_machine in [*self.machines.values(), *(one for site in self.sites.values() for one in site.machines())]:
+        for other_machine in [
+            *self.machines.values(),
+            *(one for site in self.sites.values() for one in site.machines()),
+        ]:
             for other in other_machine.processes.values():
                 if other is process or not other.alive or other.started_at is None or other.ends_at <= now:
                     continue
@@ -626,6 +635,8 @@ class SimWorld:
             return False
         if any(view.phase is Phase.HELD and not view.reason.startswith("Dependency") for view in made.views):
             return False
+        if any(view.phase is Phase.RUNNING and self.live(view.job.name) is None for view in made.views):
+            return False  # it has ended since it was seen
         living = [process for machine in self.everywhere() for process in machine.living()]
         return all(process.ends_at == math.inf for process in living if process.run.owner == OWNER)
 
@@ -644,7 +655,7 @@ class SimWorld:
             self.clock.sleep(60.0)
             self.step()
         later = [f"{entry.job.name} {entry.line}" for entry in self.now.store.history()[newest:]]
-        assert (later, self._effects()) == ([], calls), "the world at rest was disturbed"
+        assert (later, self._effects()) == ([], calls), f"the world at rest was disturbed: {later}"
         left = [leak for site in self.sites.values() for leak in site.leaks()]
         assert not left, f"left behind, and costing: {left}"
 
