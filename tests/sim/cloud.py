@@ -29,7 +29,8 @@ from tests.emulators.tpu.clock import START, Clock
 from tests.emulators.tpu.emulator import Emulator
 from tests.sim.campaign import Climate, Deed
 from tests.sim.wire import PATHS, NodeEndpoint
-from tests.sim.world import SimWorld
+from tests.sim.workloads import CourseOf
+from tests.sim.world import SimWorld, VirtualClock
 from tests.worlds import OWNER
 
 NAME = "pod"
@@ -303,12 +304,17 @@ TPU_DEEDS: tuple[Deed, ...] = (
     api_hurt,
     api_down,
 )
+
+
+def _cloud(clock: VirtualClock, course: CourseOf, rng: random.Random) -> list[Cloud]:
+    kind = rng.choice(["v4-8", "v4-16"])
+    return [Cloud(clock.now, rng, course, machines_max=rng.randint(1, 3), kind=kind)]
+
+
 TPU = Climate(
     "tpu",
     wire=True,
-    sites=lambda clock, course, rng: [
-        Cloud(clock.now, rng, course, machines_max=rng.randint(1, 3), kind=rng.choice(["v4-8", "v4-16"]))
-    ],
+    sites=_cloud,
     deeds=TPU_DEEDS,
     requests=({"hosts": [NAME], "chip": "tpu-v4", "min_chips": 4},) * 12,
     began=START,

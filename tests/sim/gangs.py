@@ -1,9 +1,9 @@
-"""A simulated Kubernetes cluster with Volcano for the simulated world: the real driver and the real `kubernetes` library, over HTTP,
-in front of an emulated API server, controller and scheduler (tests/emulators/kube) on the world's virtual clock.
+"""A simulated Kubernetes cluster with Volcano for the simulated world: the real driver and the real `kubernetes` library, over
+HTTP, in front of an emulated API server, controller and scheduler (tests/emulators/kube) on the world's virtual clock.
 
 Simulated are the containers: what runtime/pod.py does in them is played here, and so is the way into a pod. What must hold
-beside the world's own promises: a job is deleted only with an intent, never somebody else's; at rest none of ours is left that runs
-for nobody.
+beside the world's own promises: a job is deleted only with an intent, never somebody else's; at rest none of ours is left that
+runs for nobody.
 """
 
 from __future__ import annotations
@@ -339,17 +339,6 @@ class Gangs:
             gang = container._gang
             if gang is not None and gang.run.job == run.job and gang.process is not None and container.node in silent:
                 gang.process.gone = True
-        for uid, (node, _) in self.cluster.world.kubelets._orphans.items():
-            gang = next(
-                (
-                    one._gang
-                    for one in [self.cluster.world.kubelets.containers.get(uid)]
-                    if isinstance(one, SimContainer)
-                ),
-                None,
-            )
-            if gang is not None and gang.run.job == run.job and gang.process is not None and node in silent:
-                gang.process.gone = True
 
     def termed(self, gang: Gang, pod: Json) -> None:
         """TERM to the first process of one of its pods."""
@@ -374,12 +363,8 @@ class Gangs:
         self.cluster.world.faults._laid[:] = [one for one in self.cluster.world.faults._laid if one.times != 0][-4:]
         if self.rng.random() < self.faults_share:
             verb = self.rng.choice(["*", "list", "create", "delete", "get", "patch"])
-            self.cluster.fault(
-                verb,
-                self.rng.choice(["*", "jobs", "pods", "secrets"]),
-                times=self.rng.randint(1, 3),
-                **self.rng.choice(_FAULTS),
-            )
+            kind = self.rng.choice(["*", "jobs", "pods", "secrets"])
+            self.cluster.fault(verb, kind, times=self.rng.randint(1, 3), **self.rng.choice(_FAULTS))
 
     def calm(self) -> None:
         self.faults_share = self.lists_share = 0.0

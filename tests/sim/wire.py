@@ -35,7 +35,10 @@ PATHS = NodePaths(*(f"/root/{name}" for name in ("status", "work", "checkpoints"
 MIN_JOB_AGE_S = 300.0
 UNREACHED = "slurm_load_jobs error: Unable to contact slurm controller (connect failure)"
 TIMED_OUT = "sbatch: error: Batch job submission failed: Socket timed out on send/recv operation"
-TOO_MANY = "sbatch: error: Batch job submission failed: Job violates accounting/QOS policy (job submit limit, user's size and/or time limits)"
+TOO_MANY = (
+    "sbatch: error: Batch job submission failed: Job violates accounting/QOS policy "
+    "(job submit limit, user's size and/or time limits)"
+)
 NO_DATABASE = "sacct: error: Problem talking to the database: Connection refused"
 NO_HISTORY = "Slurm accounting storage is disabled"
 _VERBS = {"launch": "submit", "enqueue": "submit", "dequeue": "cancel"}  # as the fake machine counts them

@@ -5,20 +5,19 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-_source: Callable[[], float] | None = None
+_sources: list[Callable[[], float]] = []
 
 
 def use(source: Callable[[], float] | None) -> None:
     """From now on, seconds since 1970 come from there; None: from this machine."""
-    global _source
-    _source = source
+    _sources[:] = [] if source is None else [source]
 
 
 def now() -> float:
     """Seconds since 1970."""
-    return time.time() if _source is None else _source()
+    return _sources[0]() if _sources else time.time()
 
 
 def monotonic() -> float:
     """For durations."""
-    return time.monotonic() if _source is None else _source()
+    return _sources[0]() if _sources else time.monotonic()
