@@ -33,6 +33,7 @@ class Climate:
     deeds: tuple[Deed, ...] = ()
     requests: tuple[Mapping[str, object], ...] = ()
     began: float = 1_000_000.0
+    waits_s: tuple[float, ...] = (0.0, 10.0, 60.0, 300.0)
 
 
 def storm(seed: int, directory: Path, climate: Climate | None = None) -> SimWorld:
@@ -53,7 +54,7 @@ def storm(seed: int, directory: Path, climate: Climate | None = None) -> SimWorl
         directory,
         local=rng.choice([None, 2]),
         queue=rng.choice([None, (rng.randint(2, 3), {"n1": 2, "n2": 2})]),
-        waits=lambda run, ident: random.Random(f"{seed} {ident}").choice([0.0, 10.0, 60.0, 300.0]),
+        waits=lambda run, ident: random.Random(f"{seed} {ident}").choice(climate.waits_s),
         plain=(("gpu1", rng.randint(1, 3), 4), ("gpu2", rng.randint(1, 3), rng.choice([0, 2]))),
         courses=dict.fromkeys(NAMES, course),
         seed=seed,
@@ -65,6 +66,7 @@ def storm(seed: int, directory: Path, climate: Climate | None = None) -> SimWorl
     for endpoint in world.endpoints.values():
         if isinstance(endpoint, LoginEndpoint):
             endpoint.lag_s = rng.choice([0.0, 0.0, 20.0, 200.0])
+            endpoint.history = rng.choice([History.KEPT, History.KEPT, History.SILENT, History.NONE])
     world.takeover_s = rng.choice([0.0, 5.0, 70.0])
     if rng.random() < 0.3:
         world.others = [world.now, world.born("the second")]
@@ -299,4 +301,4 @@ DEEDS: tuple[Deed, ...] = (
 )
 WIRE_DEEDS: tuple[Deed, ...] = (silence_history, silence_history, forget_bundle, lid, forget)
 MEMORY = Climate("memory")
-WIRE = Climate("wire", wire=True, deeds=WIRE_DEEDS)
+WIRE = Climate("wire", wire=True, deeds=WIRE_DEEDS, waits_s=(0.0, 10.0, 300.0, 900.0))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import random
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from reconciler.backends.fake import Course, FakeMachine, Fault, Process
@@ -19,7 +19,9 @@ from reconciler.backends.tpu import TpuBackend, TpuSite
 from reconciler.backends.tpu_client import Patience, TpuClientControl
 from reconciler.backends.tpu_marks import OWNER as OWNER_LABEL
 from reconciler.backends.tpu_marks import RUN as RUN_LABEL
+from reconciler.backends.tpu_marks import labels_of, metadata_of
 from reconciler.core.errors import ReconcilerError
+from reconciler.core.machine import Disposal
 from reconciler.core.protocols import Backend
 from reconciler.core.run import Run
 from reconciler.core.solve import HostView, Rented
@@ -31,7 +33,7 @@ from tests.sim.campaign import Climate, Deed
 from tests.sim.wire import PATHS, NodeEndpoint
 from tests.sim.workloads import CourseOf
 from tests.sim.world import SimWorld, VirtualClock
-from tests.worlds import OWNER
+from tests.worlds import OWNER, job, run_of
 
 NAME = "pod"
 ZONES = ("us-central2-b", "us-east5-a")
@@ -120,9 +122,17 @@ class Cloud:
         self.tpu.reset()
         self.tpu.world.clock = Clock(follow, start=self.now())
         self.tpu.world.random.seed(self.rng.random())
-        self.tpu.create("theirs", type=self.kind, labels={OWNER_LABEL: "somebody-else"})
+        self._foreign: dict[str, str] = {}
+        self.claim("theirs", ZONES[0])
         self._control = TpuClientControl(self.tpu.world.project, endpoint=f"http://{self.tpu.grpc}", patience=_PATIENCE)
         self._seen = 0
+
+    def claim(self, name: str, zone: str) -> None:
+        """Somebody else has a VM of this name, made by the same program."""
+        run = replace(run_of(job("a"), host=NAME, owner="somebody else"), token="theirs")
+        metadata = metadata_of(run, Disposal(), None)
+        made = self.tpu.create(name, type=self.kind, zone=zone, labels=labels_of(run), metadata=metadata)
+        self._foreign[str(made["name"])] = str(made["id"])
 
     def view(self) -> HostView:
         return HostView(NAME, "tpu", "lab", {}, rented=Rented("tpu-v4", 4, 8, ZONES, self.machines_max))
@@ -181,10 +191,13 @@ class Cloud:
 
     def disturb(self) -> None:
         """Lay a fault for a call of the next pass, now and then."""
-        self.tpu.world.faults[:] = [fault for fault in self.tpu.world.faults if not fault.spent][-4:]
+        self.tpu.world.faults[:] = [fault for fault in self.tpu.world.faults if not fault.spent][-12:]
         if self.rng.random() >= self.faults_share:
             return
         method = self.rng.choice(list(_CALLS))
+        if method == "List*" and self.rng.random() < 0.5:  # one listing, as things were some passes ago
+            self.tpu.fault("List*", times=2, after_n=self.rng.randint(0, 30), stale=True)
+            return
         self.tpu.fault(
             method, times=self.rng.randint(1, 3), after_n=self.rng.randint(0, 3), **self.rng.choice(_CALLS[method])
         )
@@ -226,9 +239,11 @@ class Cloud:
 
     def check(self, *, stopping: set[str], intents: set[str]) -> None:
         """Of every deletion since the last look: it was ours, had an intent, and took no run that was not to end."""
-        theirs = self.tpu.nodes().get("theirs")
-        assert theirs is not None, "somebody else's VM is gone"
-        assert theirs["state"] != "DELETING", "somebody else's VM is being deleted"
+        for name, ident in self._foreign.items():
+            node = self.tpu.world.nodes.all.get(name)
+            assert node is not None, f"somebody else's VM {name} is gone"
+            assert node.json["id"] == ident, f"somebody else's VM {name} is gone"
+            assert node.state != "DELETING", f"somebody else's VM {name} is being deleted"
         exchanges = list(self.tpu.world.exchanges)
         for exchange in exchanges[self._seen :]:
             if exchange.method == "DeleteNode" and exchange.code != "NOT_FOUND":
@@ -240,12 +255,14 @@ class Cloud:
         living = [name for name, node in self.ours() if node["state"] in ("CREATING", "READY")]
         assert len(living) <= self.machines_max, f"{len(living)} VMs at once: {living}"
 
+    def busy(self) -> bool:
+        return any(node["state"] in ("CREATING", "DELETING", "REPAIRING") for _, node in self.ours())
+
     def leaks(self) -> list[str]:
         """VMs of ours on which nothing of ours lives."""
         alive = {process.run.run_id for machine in self.machines() for process in machine.living()}
         labels = {label_value(run_id) for run_id in alive}
-        idle = [(name, node) for name, node in self.ours() if node["labels"].get(RUN_LABEL) not in labels]
-        return [name for name, node in idle if node["state"] != "DELETING"]
+        return [name for name, node in self.ours() if node["labels"].get(RUN_LABEL) not in labels]
 
     def close(self) -> None:
         """The emulator goes on, for the next world."""
@@ -275,6 +292,19 @@ def worker_silent(world: SimWorld, rng: random.Random, name: str) -> None:
                 machine.reachable = not machine.reachable
 
 
+def vm_usurped(world: SimWorld, rng: random.Random, name: str) -> None:
+    """A VM of ours vanishes, and somebody else's has its name."""
+    for cloud in clouds(world):
+        for where, node in cloud.ours():
+            if node["state"] == "READY" and f"-{name}-" in where:
+                full = str(node["name"])
+                cloud.tpu.vanish(full)
+                cloud.settle()
+                cloud.killed.clear()
+                cloud.claim(where, full.split("/")[3])
+                return
+
+
 def no_quota(world: SimWorld, rng: random.Random, name: str) -> None:
     for cloud in clouds(world):
         cloud.tpu.quota(rng.choice(ZONES), **{"v4-preemptible": rng.choice([0, None])})
@@ -298,6 +328,7 @@ TPU_DEEDS: tuple[Deed, ...] = (
     _vm("preempt"),
     _vm("vanish"),
     _vm("repair"),
+    vm_usurped,
     worker_silent,
     no_quota,
     api_hurt,

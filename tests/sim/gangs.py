@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -23,7 +23,7 @@ from reconciler.backends.node_call import BUNDLE_MISSING, NodeSettings
 from reconciler.backends.volcano import VolcanoBackend, VolcanoSite
 from reconciler.backends.volcano_helper import Helper, HelperWish
 from reconciler.backends.volcano_job import PodSite
-from reconciler.backends.volcano_marks import HELPER, HOST, OWNER, RUN, label_value, run_of
+from reconciler.backends.volcano_marks import HELPER, OWNER, RUN, annotations_of, label_value, labels_of, run_of
 from reconciler.backends.volcano_sight import Limits
 from reconciler.backends.volcano_space import Space
 from reconciler.core.cause import Cause
@@ -44,6 +44,8 @@ from tests.sim.campaign import Climate, Deed
 from tests.sim.wire import PATHS, NodeEndpoint, claim_json, handle_json, metadata_json
 from tests.sim.world import SimWorld
 from tests.worlds import OWNER as US
+from tests.worlds import job
+from tests.worlds import run_of as wanted_run
 
 NAME, NAMESPACE = "k8s", "team-a"
 BEGAN = 1_795_000_000.0
@@ -198,18 +200,21 @@ class Gangs:
         )
         self._before: dict[str, Listed] = {}
         self._tokens = 0
-        self._theirs()
+        self._foreign: dict[str, str] = {}
+        self.claim("theirs")
 
-    def _theirs(self) -> None:
-        """Somebody else's gang, made by the same program."""
+    def claim(self, name: str) -> None:
+        """Somebody else has a job of this name, made by the same program."""
+        run = replace(wanted_run(job("a"), host=NAME, owner="somebody else"), token="theirs")
         body = {
             "apiVersion": "batch.volcano.sh/v1alpha1",
             "kind": "Job",
-            "metadata": {"name": "theirs", "labels": {OWNER: "somebody-else", HOST: NAME, HELPER: NAME}},
+            "metadata": {"name": name, "labels": labels_of(run), "annotations": annotations_of(run)},
             "spec": {"minAvailable": 1, "queue": "default", "schedulerName": "volcano", "tasks": []},
         }
         with self.store.lock:
-            self.store.create(JOB, NAMESPACE, body)
+            made = self.store.create(JOB, NAMESPACE, body)
+        self._foreign[name] = str(made["metadata"]["uid"])
 
     # --- a host of the world
 
@@ -389,9 +394,14 @@ class Gangs:
 
     def check(self, *, stopping: set[str], intents: set[str]) -> None:
         assert not self.cluster.world.broken, self.cluster.world.broken
-        theirs = self.cluster.get("jobs", "theirs")
-        assert theirs is not None, "somebody else's job is gone"
-        assert not theirs["metadata"].get("deletionTimestamp"), "somebody else's job is being deleted"
+        for name, uid in self._foreign.items():
+            found = self.cluster.get("jobs", name)
+            assert found is not None, f"somebody else's job {name} is gone"
+            assert found["metadata"]["uid"] == uid, f"somebody else's job {name} is gone"
+            assert not found["metadata"].get("deletionTimestamp"), f"somebody else's job {name} is being deleted"
+
+    def busy(self) -> bool:
+        return any(job["metadata"].get("deletionTimestamp") for job in self.cluster.list("jobs"))
 
     def leaks(self) -> list[str]:
         """Jobs of ours that are not over and whose run is not alive; Secrets without a job."""
@@ -565,21 +575,22 @@ def oom(world: SimWorld, rng: random.Random, name: str) -> None:
 def delete_job(world: SimWorld, rng: random.Random, name: str) -> None:
     """A person deletes a job of ours by hand."""
     for site in sites_of(world):
-        for job in site.cluster.list("jobs"):
-            labels = job["metadata"].get("labels", {})
-            if f"-{name}-" in labels.get(RUN, "") and not job["metadata"].get("deletionTimestamp"):
-                run = run_of(labels, job["metadata"]["annotations"])
+        for one in site.cluster.list("jobs"):
+            labels = one["metadata"].get("labels", {})
+            ours = labels.get(OWNER) == label_value(US) and f"-{name}-" in labels.get(RUN, "")
+            if ours and not one["metadata"].get("deletionTimestamp"):
+                run = run_of(labels, one["metadata"]["annotations"])
                 assert run is not None
                 site.evicted.add(run.run_id)
                 world.scancelled.add(name)
-                site.cluster.delete("jobs", job["metadata"]["name"])
+                site.cluster.delete("jobs", one["metadata"]["name"])
                 return
 
 
 def api_hurt(world: SimWorld, rng: random.Random, name: str) -> None:
     for site in sites_of(world):
         site.faults_share = rng.choice([0.0, 0.2, 0.6])
-        site.lists_share = rng.choice([0.0, 0.0, 0.3])
+        site.lists_share = rng.choice([0.0, 0.3, 0.6])
 
 
 def stuck_controller(world: SimWorld, rng: random.Random, name: str) -> None:

@@ -337,7 +337,7 @@ class LoginEndpoint(NodeEndpoint):
     def _observe(self, document: Json, fault: Fault | None) -> list[Json]:
         cluster = self.cluster
         lines: list[Json] = []
-        down = fault is Fault.GARBLED and self.rng.random() < 0.5
+        down = fault in (Fault.GARBLED, Fault.PARTIAL) and self.rng.random() < 0.5
         for name, command in document["commands"].items():
             answer = {"rc": 1, "stdout": "", "stderr": UNREACHED} if down else self._command(command["argv"])
             if fault is Fault.PARTIAL and self.rng.random() < 0.5:

@@ -136,6 +136,10 @@ class Site(Protocol):
         them, or to delete their machine, was durable."""
         ...
 
+    def busy(self) -> bool:
+        """Is something of ours being made, or on its way out?"""
+        ...
+
     def leaks(self) -> list[str]:
         """What is left of ours and serves nothing, in a world at rest."""
         ...
@@ -631,6 +635,8 @@ class SimWorld:
 
     def at_rest(self, made: Plan) -> bool:
         """Nothing will change any more by itself."""
+        if any(site.busy() for site in self.sites.values()):
+            return False
         if made.effects or made.lines or any(view.phase not in SETTLED or view.next_try for view in made.views):
             return False
         if any(view.phase is Phase.HELD and not view.reason.startswith("Dependency") for view in made.views):
