@@ -226,11 +226,11 @@ class Cloud:
 
     def lose(self, process: Process, how: str) -> None:
         """The VM under a process is preempted, vanishes, or is repaired."""
-        for (where, _, _), endpoint in self.endpoints.items():
+        for (where, ident, _), endpoint in self.endpoints.items():
             if process in endpoint.machine.processes.values():
                 zone, name = where.split("/")
                 full = f"{self.tpu.world.parent(zone)}/nodes/{name}"
-                if self.tpu.state(full) == "READY":
+                if self._state(where, ident) == "READY":
                     getattr(self.tpu, how)(full)
                     self.settle()
                     self.killed.pop(where, None)  # that was not us
