@@ -85,7 +85,7 @@ class Tally:
 
     def count(self, kind: str, world: SimWorld) -> None:
         self.worlds[kind] += 1
-        self.virtual_s += world.clock.at - 1e6
+        self.virtual_s += world.clock.at - world.began
         self.passes += world.passes
         self.effects += world.effects()
         self.met.update(type(line).__name__ for line in world.lines)

@@ -110,7 +110,7 @@ class Promises:
                 assert state is not None
                 self._launching(job, run, state)
             case Launched(run_id=run_id, handle=handle):
-                if before.run is not None and before.run.run_id == run_id:
+                if before.run is not None and before.run.run_id == run_id and self._is_kept(before.run):
                     process = self._process(before.run)
                     assert process is not None, f"{run_id} was settled as launched, and {before.run.host} never saw it"
                     assert process.run.token == before.run.token == handle.token, f"{run_id} belongs to somebody else"
@@ -175,11 +175,13 @@ class Promises:
             self.told_done.add((job, (run.digest, run.generation)))
             final = process.final if process is not None else None
             completed = final is not None and final.status is ReportStatus.COMPLETED
-            assert completed, f"{run.run_id} was taken for succeeded, and it ended otherwise"
+            assert completed or not self._is_kept(run), f"{run.run_id} was taken for succeeded, and it ended otherwise"
         self.not_before[job] = line.not_before
         if not line.requeue:
             return
-        assert process is not None, f"{run.run_id} was paid from a budget, and never was on {run.host}"
+        assert process is not None or not self._is_kept(run), (
+            f"{run.run_id} was paid from a budget, and never was on {run.host}"
+        )
         restart = self._spec(job, run, seen.state).restart
         assert line.cause is not None
         limit, paid = budget_of(restart, line.cause), self.paid.setdefault(job, Counter())
@@ -232,7 +234,8 @@ class Promises:
         """It runs where it may, with as much as it asked for."""
         run = process.run
         request = decode(run.normal).request
-        assert not request.hosts or machine.name in request.hosts, f"{run.run_id} runs on {machine.name}"
+        named = machine.name if machine.name in self._world.machines else run.host
+        assert not request.hosts or named in request.hosts, f"{run.run_id} runs on {named}"
         if run.gpus is not None:
             assert len(run.gpus) >= request.min_chips, f"{run.run_id} got {len(run.gpus)} of {request.min_chips} chips"
 
@@ -248,6 +251,10 @@ class Promises:
         minded = (self._world.folded.get(run.job) or Memory(run.job)).run
         return minded is not None and minded.run_id == run.run_id
 
+    def _is_kept(self, run: Run) -> bool:
+        """Does its machine stay? What ran on one that was rented goes with it, and proves nothing afterwards."""
+        return run.host in self._world.machines
+
     def _process(self, run: Run) -> Process | None:
         machine = self._world.machines.get(run.host)
         if machine is None:
@@ -261,7 +268,7 @@ class Promises:
             and (process.run.digest, process.run.generation) == work
             and process.final is not None
             and process.final.status is ReportStatus.COMPLETED
-            for machine in self._world.machines.values()
+            for machine in self._world.everywhere()
             for process in machine.processes.values()
         )
 
