@@ -142,13 +142,13 @@ def tasks(first: int, seeds: int, rounds: int) -> Iterator[Task]:
         yield "stale", workload.name
     for bug in BUGS:
         yield "proof", bug
-    for kind, seed, _ in regressions():
-        yield "world", kind, str(seed), "1"
-    step = 10
-    for kind in KINDS:
-        count = seeds if kind == "storm" else seeds // 5
+    for name, seed, _ in regressions():
+        yield "world", name, str(seed), "1"
+    for name, kind in sorted(KINDS.items(), key=lambda item: -item[1].share):
+        count = 0 if kind.missing else seeds // kind.share
+        step = max(1, 10 // kind.share)
         for start in range(first, first + count, step):
-            yield "world", kind, str(start), str(min(step, first + count - start))
+            yield "world", name, str(start), str(min(step, first + count - start))
 
 
 def work(task: Task) -> Tally:
@@ -157,7 +157,7 @@ def work(task: Task) -> Tally:
         case ("world", kind, start, count):
             for seed in range(int(start), int(start) + int(count)):
                 with folder() as directory:
-                    tally.attempt(kind, f"{kind}:{seed}", lambda: KINDS[kind](seed, directory))  # noqa: B023
+                    tally.attempt(kind, f"{kind}:{seed}", lambda: KINDS[kind].make(seed, directory))  # noqa: B023
         case ("crash", how, workload):
             right = reference(workload)
             for number in range(len(right.boundaries)):
@@ -234,7 +234,7 @@ def replay(what: str) -> list[str]:
     kind, _, rest = what.partition(":")
     with folder() as directory:
         if kind in KINDS:
-            return KINDS[kind](int(rest), directory).notes
+            return KINDS[kind].make(int(rest), directory).notes
         workload, *more = rest.split(":")
         if kind == "crash":
             how, number = more

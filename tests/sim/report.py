@@ -19,7 +19,7 @@ def written(result: Result) -> str:
     interrupted = sum(count for kind, count in tally.worlds.items() if kind.startswith("interrupted"))
     swapped = tally.worlds["an old answer"] + tally.worlds["an answer lost"]
     rows = [
-        *((f"{kind}, by seed", str(tally.worlds[kind])) for kind in KINDS),
+        *((f"{name}, by seed", f"{tally.worlds[name]} {kind.missing}".strip()) for name, kind in KINDS.items()),
         ("crash points (a world each)", str(interrupted)),
         ("old or lost answers (a world each)", str(swapped)),
         ("virtual hours", f"{tally.virtual_s / 3600:,.0f}"),

@@ -587,7 +587,7 @@ class SimWorld:
                     self.releasing.add(run_id)
                 case Ended(run_id=run_id, phase=Phase.SUCCEEDED):
                     done = self.folded[job_key].tombstone
-                    assert done is not None
+                    assert done is not None, f"{run_id} has succeeded, and that is not kept"
                     self.done_work[job_key] = (done.digest, done.generation)
                 case Unsettled(run_id=run_id):
                     self.stop_intents.add(run_id)
