@@ -65,9 +65,9 @@ def _bugs(result: Result) -> list[str]:
     if needed:
         parts += [
             "",
-            f"From scratch, {result.rounds} times each, by at most {WITHIN} storms: "
-            f"{sum(any(found) for found in hunted.values())} of {len(BUGS)} bugs, after {mean(needed):.1f} storms on average, "
-            f"{max(needed)} at most. The others need a workload's own script.",
+            f"From scratch, {result.rounds} times each, by at most {WITHIN} storms: {len(needed)} of "
+            f"{sum(map(len, hunted.values()))} hunts found their bug, after {mean(needed):.1f} storms on average, {max(needed)} "
+            f"at most. The other {len(BUGS) - len(hunted)} bugs are left to the workloads: no storm is known that finds them soon.",
         ]
     return parts
 
