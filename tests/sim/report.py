@@ -66,8 +66,9 @@ def _bugs(result: Result) -> list[str]:
         parts += [
             "",
             f"From scratch, {result.rounds} times each, by at most {WITHIN} storms: {len(needed)} of "
-            f"{sum(map(len, hunted.values()))} hunts found their bug, after {mean(needed):.1f} storms on average, {max(needed)} "
-            f"at most. The other {len(BUGS) - len(hunted)} bugs are left to the workloads: no storm is known that finds them soon.",
+            f"{sum(map(len, hunted.values()))} hunts found their bug, after {mean(needed):.1f} storms on average and "
+            f"{max(needed)} at most. The other {len(BUGS) - len(hunted)} bugs are left to the workloads: no storm is known that "
+            "finds them soon.",
         ]
     return parts
 
