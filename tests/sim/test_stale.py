@@ -15,6 +15,7 @@ SWEPT = (
     "preempt and requeue",
     "edit and replace",
     "delete",
+    "delete everything",
     "suspend and resume",
     "host restarts",
     "fail, fail, succeed, run again",
@@ -31,7 +32,16 @@ SWEPT = (
     "cancelled by request and resumed",
     "the manifest is broken while it runs",
     "the state is lost between two failures",
-    "delete everything",
+    "a launch arrives late",
+    "a launch arrives later",
+    "a launch arrives late, and was sent again in vain",
+    "a launch arrives after it was given up",
+    "an old state is restored",
+    "its manifest is broken while its run is ended",
+    "removed, and wanted again before it has ended",
+    "a dependency is to run again",
+    "it has finished before its end is asked for",
+    "an accelerator is kept for a launch on its way",
 )
 BY_NAME = {workload.name: workload for workload in ALL}
 
