@@ -275,7 +275,7 @@ def make_sighting(dice: Dice, run: Run) -> Sighting:
         presence = dice.pick(Presence.ABSENT, Presence.UNKNOWN)
         return Sighting(run.run_id, presence, error="cannot be read" if presence is Presence.UNKNOWN else "")
     if dice.once_in(20):
-        run = replace(run, token=f"{run.token}-other")
+        run = replace(run, token=f"{run.token}-other", owner=dice.pick(run.owner, "somebody else"))
     if run.host == QUEUE:
         return make_queued(dice, run)
     handle = handle_of(run, boot=dice.pick("boot-1", "boot-2"))

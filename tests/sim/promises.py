@@ -94,7 +94,8 @@ class Promises:
         memory = self._world.folded.get(job)
         adopted = [one.run for key, one in seen.plan.lines if key == job and isinstance(one, Adopted)]
         runs = [*adopted, *([memory.run] if memory is not None and memory.run is not None else [])]
-        run = next(run for run in runs if run.run_id == line.run_id)
+        run = next((run for run in runs if run.run_id == line.run_id), None)
+        assert run is not None, f"{line.run_id} was taken for over, and is not minded"
         census = seen.world.observation.censuses.get(run.host)
         sighting = census.sightings.get(run.run_id) if census is not None else None
         proved = sighting.presence is not Presence.UNKNOWN if sighting is not None else census and census.complete
