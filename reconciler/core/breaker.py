@@ -161,7 +161,7 @@ def held(memory: Memory, desired: Desired | None, alarm: Alarm, *, frozen: bool)
     )
     wish = _wish(memory, desired, frozen=frozen)
     if wish:
-        message += f". {wish} and is heeded then"
+        message += f". {wish} meanwhile, which is kept and heeded then"
     view = View(
         memory.job,
         Phase.HELD,
@@ -202,7 +202,7 @@ def _put_off(view: View | None, action: Action, alarm: Alarm) -> View | None:
 
 def _wish(memory: Memory, desired: Desired | None, *, frozen: bool) -> str:
     if memory.cancelled:
-        return "That it was cancelled is kept"
+        return "It was cancelled"
     if memory.suspended or (desired is not None and desired.suspend):
-        return "That it is suspended is kept"
-    return "" if desired is not None or frozen else "That its manifest is gone is kept"
+        return "It was suspended"
+    return "" if desired is not None or frozen else "Its manifest was removed"

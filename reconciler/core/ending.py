@@ -47,7 +47,9 @@ def judge(run: Run, memory: Memory, seen: Sighting, restart: Restart, now: float
         return _end(run, phase, cause, exit_code, message + tail, series, blamed=blamed)
     if series is not None and restart.same_failure is not None and series.count >= restart.same_failure:
         given_up = replace(series, stalled=True)
-        return _end(run, Phase.FAILED, cause, exit_code, loops.sentence(series, message), given_up, blamed=blamed)
+        return _end(
+            run, Phase.FAILED, cause, exit_code, loops.sentence(series, run.job, message), given_up, blamed=blamed
+        )
     tries = (0 if lasted else memory.unlucky) + 1
     phase = {Cause.PREEMPTION: Phase.PREEMPTED, Cause.INFRASTRUCTURE: Phase.LOST}.get(cause, Phase.PENDING)
     return Ended(

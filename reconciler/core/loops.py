@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from reconciler.core.cause import Cause
+from reconciler.core.names import JobKey
 from reconciler.core.observation import Report
 from reconciler.core.run import Run
 
@@ -74,12 +75,12 @@ def lived_s(report: Report | None, launched_at: float, now: float) -> float:
     return max(0.0, now - launched_at)
 
 
-def sentence(series: Series, why: str) -> str:
+def sentence(series: Series, job: JobKey, why: str) -> str:
     """Why a job is not tried again: the reason first, in one line; below it what `why` tells more, the end of its log."""
     first, _, rest = why.partition("\n")
     said = (
         f"the same failure {series.count} times in a row without a step of progress, so it is not tried again: "
-        f"{first.rstrip('.')}. Mend the cause, then `reconciler resume` it or raise spec.generation"
+        f"{first.rstrip('.')}. Mend the cause, then `reconciler resume {job}` or raise spec.generation"
     )
     return f"{said}\n{rest}" if rest else said
 

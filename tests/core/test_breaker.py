@@ -152,7 +152,7 @@ def test_what_a_person_asks_for_by_name_is_done_to_a_run_that_is_seen(what):
 
 @pytest.mark.parametrize(
     ("wish", "words_of_it"),
-    [("cancel", "was cancelled is kept"), ("suspend", "is suspended is kept"), ("remove", "manifest is gone is kept")],
+    [("cancel", "It was cancelled"), ("suspend", "It was suspended"), ("remove", "Its manifest was removed")],
 )
 def test_a_vanished_job_stays_held_whatever_is_wished_of_it_and_says_that_the_wish_is_kept(wish, words_of_it):
     wanted, _, memories = party(3)
@@ -164,7 +164,10 @@ def test_a_vanished_job_stays_held_whatever_is_wished_of_it_and_says_that_the_wi
     assert (made.actions, made.lines) == ((), ())
     [view] = [view for view in made.views if view.job == key("j0")]
     assert (view.phase.value, view.reason) == ("Held", MISSING)
-    assert words_of_it in view.message
+    assert f"{words_of_it} meanwhile, which is kept" in view.message
+    confirmed = planned(wanted, memories, [census()], lost=frozenset({"ws"}), now=NOW + 1)
+    assert "j0" in lost(confirmed)
+    assert not [action for action in confirmed.actions if action.job == key("j0")]
 
 
 def test_a_persons_word_that_they_are_lost_ends_it_for_that_host_alone():
@@ -199,6 +202,16 @@ def test_a_later_attempt_that_is_seen_elsewhere_is_word_enough_of_the_one_before
     made = planned(wanted, memories, [census(), census(*map(seen, later), host="other")], hosts=(HOST, OTHER))
     assert made.alarms == ()
     assert sorted(words(made)) == [f"adopt j{number} FoundByMark" for number in range(3)]
+
+
+def test_a_job_whose_later_attempt_is_seen_elsewhere_goes_on_while_the_others_are_held():
+    wanted, _, memories = party(4)
+    later = run_of(wanted[0], attempt=2, host="other")
+    made = planned(wanted, memories, [census(), census(seen(later), host="other")], hosts=(HOST, OTHER))
+    assert len(made.alarms[0].missing) == 3
+    assert words(made) == ["adopt j0 FoundByMark"]
+    assert lost(made) == ["j0"]
+    assert phase_of(made, "j0") == "Running Running"
 
 
 def test_a_selection_counts_all_runs_of_the_host_and_shows_the_alarm_where_it_matters():

@@ -9,7 +9,7 @@ import pytest
 from reconciler.core.cause import Cause
 from reconciler.core.ending import judge
 from reconciler.core.job import Restart
-from reconciler.core.loops import SILENT_PROGRESS_S, Series
+from reconciler.core.loops import Series
 from reconciler.core.memory import Ended, Launched, Launching, Memory, Requested, fold
 from reconciler.core.observation import Presence, Report, ReportStatus, Sighting
 from reconciler.core.phase import Phase
@@ -132,10 +132,19 @@ def test_progress_of_a_preempted_attempt_counts_too():
 
 def test_where_nothing_is_reported_an_attempt_of_ten_minutes_is_progress():
     life = Life()
-    assert all(life.ends(lives_s=SILENT_PROGRESS_S).requeue for _ in range(10))
+    assert all(life.ends(lives_s=600.0).requeue for _ in range(10))
     for _ in range(4):
-        end = life.ends(lives_s=SILENT_PROGRESS_S - 1)
+        end = life.ends(lives_s=599.0)
     assert not end.requeue
+
+
+def test_a_preempted_attempt_of_ten_minutes_is_progress_too_and_a_shorter_one_is_not():
+    for lives_s, more in ((600.0, 5), (599.0, 2)):
+        life = Life()
+        for _ in range(3):
+            life.ends()
+        life.ends(Cause.PREEMPTION, 143, lives_s=lives_s)
+        assert [life.ends().requeue for _ in range(more)] == [True] * (more - 1) + [False]
 
 
 def test_a_program_that_reports_is_not_excused_by_the_time_it_ran():

@@ -122,3 +122,36 @@ def test_same_failure_is_set_by_the_manifest_and_checked(site: Site):
     said = site("validate")
     assert said.code != 0
     assert "same_failure" in said.out + said.err
+
+
+def test_a_host_that_cools_down_is_said_by_every_verb_and_may_be_trusted(site: Site):
+    from reconciler.core.memory import Launching, Refused
+    from reconciler.store.sqlite import SqliteStore
+    from tests.worlds import job, run_of
+
+    site.job("new", ["true"])
+    site.commit()
+    assert site("plan").code == 2  # makes the state
+    [path] = (site.root / "state").rglob("state.sqlite")
+    for minutes in (20, 10, 1):
+        at = time.time() - 60 * minutes
+        store = SqliteStore(path, now=lambda at=at: at)
+        run = run_of(job("old"), attempt=minutes, host="local")
+        store.lock()
+        refused = Refused(run.run_id, "no room", 0.0, blamed=True)
+        store.append([(run.job, Launching(run, False)), (run.job, refused)], commit="", why="test")
+        store.unlock()
+        store.close()
+    said = site("apply", "--yes")
+    assert said.code == 0, said
+    assert ". waits    general/default/new  local: cools down until" in said.out
+    assert "(3 within 30 min)" in site("hosts").out
+    told = site("explain", "new").out
+    assert "is Pending (HostCoolingDown)" in told
+    assert "Next try in" in told
+    checked = site("doctor", "local")
+    assert checked.code == 4
+    assert "BAD cool-down: cools down until" in checked.out
+    assert "--trust-host local" in checked.out
+    assert site("apply", "--yes", "--trust-host", "local", "--wait").code == 0
+    assert site.status()["new"]["phase"] == "Succeeded"

@@ -8,10 +8,11 @@ import pytest
 
 from reconciler.backends.fake import Course
 from reconciler.core.loops import SILENT_PROGRESS_S
-from reconciler.core.memory import Ended
+from reconciler.core.memory import Ended, Requested
 from reconciler.core.phase import Phase
 from tests.sim.workloads import FOREVER, build, commit, lasting
 from tests.sim.world import SimWorld
+from tests.worlds import key
 
 HERE = {"request": {"hosts": ["h1"]}}
 JOBS = ("a", "b", "c", "d")
@@ -74,6 +75,29 @@ def test_what_finished_while_it_could_not_be_seen_is_not_run_again(tmp_path):
     world.until_rest(limit_s=600.0)
     assert set(stands(world).values()) == {"Succeeded Finished"}
     assert [len(world.runs(name)) for name in JOBS] == [1] * 4
+    world.close()
+
+
+def test_what_was_cancelled_while_it_could_not_be_seen_is_ended_when_it_is_seen_again(tmp_path):
+    world = two_machines(tmp_path, **dict.fromkeys(JOBS, FOREVER))
+    commit(*JOBS, **HERE)(world)
+    passes(world, 60)
+    world.machines["h1"].unmount()
+    passes(world, 60)
+    store = world.now.reconciler.ports.store
+    store.lock()
+    wanted = world.manifests["a"]
+    store.append([(key("a"), Requested("cancel", "by hand", (wanted.digest, wanted.generation)))], commit="")
+    store.unlock()
+    del world.manifests["b"]
+    passes(world, 600)
+    assert set(stands(world).values()) == {"Held MassDisappearance"}
+    assert all(world.live(name) for name in JOBS)
+    world.machines["h1"].hidden.clear()
+    passes(world, 600)
+    assert stands(world) == {"a": "Cancelled Cancelled", **dict.fromkeys("cd", "Running Running")}
+    assert not world.live("a")
+    assert not world.live("b")
     world.close()
 
 

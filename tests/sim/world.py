@@ -173,7 +173,11 @@ class Incarnation:
         """The user confirms that so many jobs are removed."""
         self.reconciler = self._reconciler(count)
 
-    def _reconciler(self, delete_allowed: int | None) -> Reconciler:
+    def give_up(self, hosts: Iterable[str]) -> None:
+        """The user says that what is missing there is lost."""
+        self.reconciler = self._reconciler(None, frozenset(hosts))
+
+    def _reconciler(self, delete_allowed: int | None, lost: frozenset[str] = frozenset()) -> Reconciler:
         world = self.world
         gates = {name: Gate(machine, self) for name, machine in world.machines.items()}
         ports = Ports(
@@ -190,7 +194,7 @@ class Incarnation:
             check=lambda jobs: (),
             owner=OWNER,
         )
-        return Reconciler(ports, Options(delete_allowed=delete_allowed), lanes=OneByOne(world))
+        return Reconciler(ports, Options(delete_allowed=delete_allowed, lost=lost), lanes=OneByOne(world))
 
     def alive_or_killed(self) -> None:
         if self.dead:
@@ -256,6 +260,7 @@ class SimWorld:
         self.last: Pass | None = None
         self.pace_s = PACE_S
         self.confirm = True
+        self.surely_lost = False
         self.takeover_s = RESTART_S
         self.notes: list[str] = []
         self.actor = "reconciler"
@@ -362,6 +367,9 @@ class SimWorld:
             self.reasons.update(view.reason for view in seen.plan.views)
             if seen.plan.refusal is not None and self.confirm:
                 incarnation.allow(sum(action.destructive for action in seen.plan.actions))
+                return None
+            if seen.plan.alarms and self.surely_lost:
+                incarnation.give_up(alarm.host for alarm in seen.plan.alarms)
                 return None
             between()
             newest, passes = incarnation.store.newest(), self.passes
@@ -594,6 +602,7 @@ def calm(world: SimWorld) -> None:
         machine.unreadable.clear()
     world.broken.clear()
     world.complete = True
+    world.surely_lost = True  # nothing is hidden: what is not to be seen any more is gone
 
 
 def claim_foreign(world: SimWorld, machine: FakeMachine, name: str) -> None:
