@@ -239,7 +239,7 @@ makes the shell complete verbs and options.
 | 0 | done, or nothing to do |
 | 1 | error: the message says what to do next |
 | 2 | `plan` only: there is something to do |
-| 3 | refused by the guard against mass deletion ([deleting](deleting.md)), or a host is left alone because too many of its runs vanished at once ([requeues](requeue.md#many-runs-vanish-at-once)); the other hosts were served |
+| 3 | refused by a guard: the one against [mass deletion](deleting.md), or [of one host](requeue.md#many-runs-vanish-at-once) |
 | 4 | partial: a manifest is broken, or a job is held, failed or on a host that cannot be asked |
 | 5 | another reconciler holds the lock of this repository's state |
 | 6 | the saved plan is stale |

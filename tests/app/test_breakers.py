@@ -69,6 +69,17 @@ def test_a_selection_does_not_take_others_that_have_ended_for_missing(desk):
     assert [job_key.name for job_key, _ in seen.plan.lines] == ["a"]
 
 
+def test_a_selection_asks_no_host_that_only_others_have_runs_on(tmp_path):
+    desk = Desk(tmp_path, names=("h1", "h2"))
+    desk.want(job("a", request={"hosts": ["h1"]}), job("b", request={"hosts": ["h2"]}))
+    desk.one_pass()
+    desk.backends["h2"].looks.clear()
+    desk.reconciler.select(frozenset({key("a")}))
+    assert reasons(desk.reconciler.look()) == {"a": "Running"}
+    assert desk.backends["h2"].looks == []
+    desk.close()
+
+
 def test_the_word_that_they_are_lost_is_about_what_is_missing_now(desk):
     launched(desk)
     desk.machines["ws"].unmount()

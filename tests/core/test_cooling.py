@@ -73,9 +73,10 @@ def test_one_incident_is_no_flapping_however_many_attempts_it_costs():
 def test_a_clock_that_was_ahead_freezes_nobody():
     assert until(-10 * MINUTE, -20 * MINUTE, -5.0) is None
     assert until(20 * MINUTE, 10 * MINUTE, -1.0) is None
+    assert pauses([], {"ws": (NOW - 100, NOW - 50, NOW + 1)}, NOW) == {}
 
 
-@given(st.lists(st.floats(-2e5, 2e5), max_size=30), st.lists(st.floats(-2e5, 2e5), max_size=30))
+@given(st.lists(st.floats(-6000, 2000), max_size=30), st.lists(st.floats(-6000, 2000), max_size=30))
 def test_no_pause_is_longer_than_an_hour_nor_in_the_past(strikes, breaks):
     for found in pauses([("ws", NOW + at) for at in strikes], {"ws": [NOW + at for at in breaks]}, NOW).values():
         assert NOW < found.until <= NOW + LONGEST_PAUSE_S

@@ -41,6 +41,7 @@ EXPECTED = {
     "AttemptEnded",
     "BackingOff",
     "Cancelled",
+    "HostCoolingDown",
     "HostUnknown",
     "LaunchUnsettled",
     "ManifestRemoved",

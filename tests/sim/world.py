@@ -179,6 +179,7 @@ class Incarnation:
 
     def _reconciler(self, delete_allowed: int | None, lost: frozenset[str] = frozenset()) -> Reconciler:
         world = self.world
+        trusted = frozenset(world.machines) if world.trusting else frozenset()
         gates = {name: Gate(machine, self) for name, machine in world.machines.items()}
         ports = Ports(
             source=world,
@@ -194,7 +195,9 @@ class Incarnation:
             check=lambda jobs: (),
             owner=OWNER,
         )
-        return Reconciler(ports, Options(delete_allowed=delete_allowed, lost=lost), lanes=OneByOne(world))
+        return Reconciler(
+            ports, Options(delete_allowed=delete_allowed, lost=lost, trusted=trusted), lanes=OneByOne(world)
+        )
 
     def alive_or_killed(self) -> None:
         if self.dead:
@@ -261,6 +264,7 @@ class SimWorld:
         self.pace_s = PACE_S
         self.confirm = True
         self.surely_lost = False
+        self.trusting = False
         self.takeover_s = RESTART_S
         self.notes: list[str] = []
         self.actor = "reconciler"
