@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from reconciler.app.converge import Reconciler
 from reconciler.app.ports import Ports
 from reconciler.core.cooling import Pause, pauses
+from reconciler.core.errors import StoreError
 from reconciler.core.gangs import GangView
 from reconciler.core.observation import Capacity, Census
 from reconciler.core.solve import HostView, Reservations
@@ -38,7 +40,9 @@ def survey(reconciler: Reconciler) -> list[Row]:
             if seen.alive and seen.run is not None:
                 taken.take(host, seen.run.gpus)
     rows = [_row(view, censuses.get(view.name), taken, reconciler) for view in reconciler.ports.hosts]
-    paused = cooled(reconciler.ports)
+    paused: Mapping[str, Pause] = {}
+    with suppress(StoreError):  # what the machines have can be told without the state
+        paused = cooled(reconciler.ports)
     return [
         replace(row, note="; ".join(filter(None, (paused[row.name].sentence, row.note)))) if row.name in paused else row
         for row in rows

@@ -33,6 +33,11 @@ MISSING_SHARE = 1 / 3
 
 REASON = "MassDisappearance"
 
+ROOTLESS = (
+    "its status root is gone, and with it the records of runs that were started there. Mount the file system, or mend the "
+    "cluster's root; if the records are gone for good, make that directory anew"
+)
+
 _JOBS_NAMED_MAX = 5
 
 
@@ -132,15 +137,20 @@ def concerns(world: World, alarm: Alarm) -> bool:
 
 
 def closed(world: World, tended: Mapping[JobKey, Tended], alarms: Mapping[str, Alarm]) -> dict[str, Closed]:
-    """Hosts that are to take no new jobs now: on which runs are missing, and which cool down. What this pass has learned of ends
-    counts too."""
+    """Hosts that are to take no new jobs now: on which runs are missing, or all records, and which cool down. What this pass has
+    learned of ends counts too."""
     strikes: list[tuple[str, float]] = []
+    rootless: dict[str, Closed] = {}
     for key, memory in world.memories.items():
         state = tended.get(key)
         strikes += state.memory.strikes if state is not None else memory.strikes
+        run = memory.run
+        if run is not None and run.host not in rootless and world.observation.look(run.host, run.run_id).rootless:
+            # Launched now, a job would make the directory anew, and those whose records it held would look gone.
+            rootless[run.host] = Closed(ROOTLESS)
     paused = pauses(strikes, world.breaks, world.now)
     found = {host: Closed(one.sentence, one.until) for host, one in paused.items() if host not in world.trusted}
-    return found | {host: Closed(passed_over(alarm)) for host, alarm in alarms.items()}
+    return found | rootless | {host: Closed(passed_over(alarm)) for host, alarm in alarms.items()}
 
 
 def unminded(world: World, census: Census) -> Iterable[Machine]:
@@ -156,8 +166,9 @@ def held(memory: Memory, desired: Desired | None, alarm: Alarm, *, frozen: bool)
     """The job of a vanished run: as it is, whatever is wished of it meanwhile."""
     assert memory.run is not None
     message = (
-        f"attempt {memory.run.attempt} on {alarm.host} is gone without a trace, with others ({alarm.count}); nothing is done "
-        f"until they are seen again, or `reconciler apply {alarm.flag}`"
+        f"attempt {memory.run.attempt} on {alarm.host} is gone without a trace, with others ({alarm.count}): perhaps its root is "
+        f"not mounted or not the one that the inventory names, a scheduler lost its records, or somebody cleaned up. Nothing is "
+        f"done until they are seen again, or `reconciler apply {alarm.flag}`"
     )
     wish = _wish(memory, desired, frozen=frozen)
     if wish:

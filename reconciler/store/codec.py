@@ -248,7 +248,7 @@ def _memory(job: JobKey, body: dict[str, Any]) -> Memory:
         cost=body.get("cost", 0.0),
         approved=body.get("approved", {}),
         dry=tuple((host, zone, at) for host, zone, at in body.get("dry", ())),
-        strikes=tuple((host, at) for host, at in body.get("strikes", ())),
+        strikes=tuple((str(host), float(at)) for host, at in body.get("strikes", ())),
         series=_unseries(body.get("series")),
         billed=(body["billed"][0], body["billed"][1]) if "billed" in body else None,
     )
@@ -269,7 +269,13 @@ def _unseries(body: list[Any] | None) -> Series | None:
     if body is None:
         return None
     failure, count, step, checkpoint, stalled = body
-    return Series(failure, count, step, checkpoint, stalled)
+    return Series(
+        str(failure),
+        int(count),
+        None if step is None else int(step),
+        None if checkpoint is None else int(checkpoint),
+        stalled=bool(stalled),
+    )
 
 
 def _json(body: dict[str, Any]) -> str:

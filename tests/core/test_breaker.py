@@ -272,3 +272,20 @@ def test_the_document_carries_one_alarm_per_host():
         "flag": "--confirm-lost ws",
     }
     assert alarm["jobs"] == [f"general/default/j{number}" for number in range(3)]
+
+
+def test_no_job_is_started_where_the_directory_of_all_records_is_gone():
+    """It would make the directory anew, and what cannot be told now would look gone at the next look."""
+    item = job("old")
+    run = run_of(item)
+    away = Sighting(run.run_id, Presence.UNKNOWN, error="is a file system not mounted?", rootless=True)
+    arguments = ([item, job("new")], [live_memory(run)], [census(away), census(host="other")])
+    made = planned(*arguments, hosts=(HOST, OTHER))
+    assert [(action.job.name, action.host) for action in made.effects] == [("new", "other")]
+    made = planned(*arguments)
+    assert made.effects == ()
+    [view] = [view for view in made.views if view.job.name == "new"]
+    assert "its status root is gone" in view.message
+    unreadable = replace(away, rootless=False)
+    made = planned([item, job("new")], [live_memory(run)], [census(unreadable)])
+    assert [action.job.name for action in made.effects] == ["new"]

@@ -66,6 +66,24 @@ def test_records_that_vanish_hold_their_host_and_nothing_runs_twice_when_they_ar
     assert {(job["phase"], job["attempt"]) for job in found.values()} == {("Succeeded", 1)}
 
 
+def test_while_the_whole_root_is_away_nothing_is_started_there(site: Site, vanished: Path):
+    vanished.rename(folder(site))
+    root, away = site.root / "cluster", site.root / "unmounted"
+    root.rename(away)
+    site.job("new", ["true"])
+    site.commit()
+    for _ in range(2):
+        assert site("apply", "--yes").code == 4
+        found = site.status()
+        assert {found[name]["phase"] for name in NAMES} == {"Unknown"}
+        assert found["new"]["phase"] == "Pending"
+        assert "its status root is gone" in found["new"]["message"]
+    assert not root.exists()
+    away.rename(root)
+    assert site("apply", "--yes", "--wait").code == 0
+    assert {(job["phase"], job["attempt"]) for job in site.status().values()} == {("Succeeded", 1)}
+
+
 def test_a_persons_word_that_they_are_lost_starts_them_anew_also_from_a_saved_plan(site: Site, vanished: Path):
     plan = str(site.root / "plan.json")
     said = site("plan", "--confirm-lost", "local", "-o", plan)
