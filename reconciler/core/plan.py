@@ -114,6 +114,8 @@ def plan(world: World) -> Plan:
         memory = world.memories.get(key) or Memory(key)
         desired, stray = world.desired.get(key), strays.get(key)
         if memory.run is None and stray is None:
+            if desired is None and world.complete and key not in world.frozen and _is_settled(memory):
+                continue  # over years these become many: nothing is to be done or said about them
             tended[key] = Tended(memory, ())
             continue
         alarm = alarms.get(memory.run.host) if alarms and memory.run is not None else None
@@ -340,12 +342,18 @@ def _unmanifested(world: World, key: JobKey, state: Tended) -> Verdict:
         return Verdict(
             View(key, phase, "Frozen", why, attempt=state.memory.attempt, frozen=True), state.lines, state.action
         )
-    stone = state.memory.tombstone
-    if state.memory.blank or state.memory.released or (stone is not None and stone.cause is not Cause.DELETED):
-        # How it ended is kept: should its manifest come back (a revert), the job must not run a second time. So is that a run of
-        # it was let go of: else the next look would find it by its mark, and remove it.
+    if _is_settled(state.memory):
         return Verdict(None, state.lines, state.action)
     return Verdict(None, (*state.lines, Forgotten("its manifest is gone and nothing of it runs")), state.action)
+
+
+def _is_settled(memory: Memory) -> bool:
+    """Without a manifest, is nothing left to be written about it?
+
+    How it ended is kept: should its manifest come back (a revert), the job must not run a second time. So is that a run of it was
+    let go of: else the next look would find it by its mark, and remove it."""
+    stone = memory.tombstone
+    return memory.released or (stone is not None and stone.cause is not Cause.DELETED) or memory.blank
 
 
 def _begin(

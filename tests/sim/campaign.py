@@ -4,23 +4,41 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from reconciler.backends.fake import Course
 from reconciler.backends.fake_queue import FakeCluster
 from reconciler.core.run import Run
-from tests.sim.workloads import build
-from tests.sim.world import SimWorld, calm, faults, manifest
+from tests.sim.wire import History, LoginEndpoint
+from tests.sim.workloads import CourseOf, build
+from tests.sim.world import SimWorld, Site, VirtualClock, calm, faults, manifest
 
+Deed = Callable[[SimWorld, random.Random, str], None]
 NAMES = tuple("abcdef")
 STORM_S = 1800.0
 CALM_S = 4 * 3600.0
 COMMANDS = (["true"], ["python", "train.py"], ["python", "train.py", "--lr", "1"])
 
 
-def storm(seed: int, directory: Path) -> SimWorld:
+@dataclass(frozen=True, slots=True)
+class Climate:
+    """A kind of world. `wire`: with the real adapters in front of the machines. `sites`: a host whose machines come and go, if
+    any; `deeds` and `requests`: what happens there, and how jobs ask for it."""
+
+    name: str
+    wire: bool = False
+    sites: Callable[[VirtualClock, CourseOf, random.Random], Iterable[Site]] = lambda clock, course, rng: ()
+    deeds: tuple[Deed, ...] = ()
+    requests: tuple[Mapping[str, object], ...] = ()
+    began: float = 1_000_000.0
+    waits_s: tuple[float, ...] = (0.0, 10.0, 60.0, 300.0)
+
+
+def storm(seed: int, directory: Path, climate: Climate | None = None) -> SimWorld:
     """Half an hour of everything, then calm until nothing changes any more. Raises AssertionError for a broken promise."""
+    climate = climate or MEMORY
     rng = random.Random(seed)
 
     def course(run: Run) -> Course:
@@ -36,20 +54,29 @@ def storm(seed: int, directory: Path) -> SimWorld:
         directory,
         local=rng.choice([None, 2]),
         queue=rng.choice([None, (rng.randint(2, 3), {"n1": 2, "n2": 2})]),
-        waits=lambda run, ident: random.Random(f"{seed} {ident}").choice([0.0, 10.0, 60.0, 300.0]),
+        waits=lambda run, ident: random.Random(f"{seed} {ident}").choice(climate.waits_s),
         plain=(("gpu1", rng.randint(1, 3), 4), ("gpu2", rng.randint(1, 3), rng.choice([0, 2]))),
         courses=dict.fromkeys(NAMES, course),
         seed=seed,
+        wire=climate.wire,
+        sites=lambda clock, chosen: climate.sites(clock, chosen, random.Random(f"{seed} sites")),
+        began=climate.began,
     )
     world.trusting = seed % 2 == 0  # else the storm is mostly spent waiting for hosts to cool down
     world.now.allow(None)
+    world.requests = climate.requests
+    for endpoint in world.endpoints.values():
+        if isinstance(endpoint, LoginEndpoint):
+            endpoint.lag_s = rng.choice([0.0, 0.0, 20.0, 200.0])
+            endpoint.history = rng.choice([History.KEPT, History.KEPT, History.SILENT, History.NONE])
     world.takeover_s = rng.choice([0.0, 5.0, 70.0])
     if rng.random() < 0.3:
         world.others = [world.now, world.born("the second")]
     if rng.random() < 0.8:
         world.step()  # every host was seen once, else nothing starts
     faults(world, rng.choice([0.0, 0.1, 0.3]))
-    deeds = rng.sample(DEEDS, rng.randint(4, len(DEEDS)))  # a subset per world: rare meetings become likely in some
+    offered = (*DEEDS, *climate.deeds)
+    deeds = rng.sample(offered, rng.randint(4, len(offered)))  # a subset per world: rare meetings become likely in some
     for name in rng.sample(NAMES, rng.randint(1, len(NAMES))):
         edit(world, rng, name)
     try:
@@ -58,11 +85,13 @@ def storm(seed: int, directory: Path) -> SimWorld:
             if rng.random() < 0.25:
                 deed = rng.choice(deeds)
                 name = rng.choice(NAMES)
-                world.notes.append(f"{world.clock.at - 1e6:.0f} s: {deed.__name__} {name}")
+                world.notes.append(f"{world.clock.at - world.began:.0f} s: {deed.__name__} {name}")
                 deed(world, rng, name)
             world.step()
             world.clock.sleep(rng.choice([1.0, 5.0, 20.0]))
         calm(world)
+        for login in logins(world):
+            login.history = History.KEPT
         world.interrupt.clear()
         world.others.clear()
         for name, item in list(world.manifests.items()):
@@ -85,7 +114,7 @@ def settled(world: SimWorld) -> None:
             ("Succeeded", "Failed") if view.job.name not in world.scancelled else ("Succeeded", "Failed", "Cancelled")
         )
         assert view.phase in settled_in or view.reason in ("DependencyFailed", "DependencyMissing"), view
-    living = [p.run.run_id for m in world.machines.values() for p in m.living() if p not in world.foreign]
+    living = [p.run.run_id for m in world.everywhere() for p in m.living() if p not in world.foreign]
     for cluster in clusters(world):
         theirs = {process.run.run_id for process in world.foreign}
         living += [
@@ -103,6 +132,7 @@ def edit(world: SimWorld, rng: random.Random, name: str) -> None:
             {"min_chips": 2},
             {"hosts": ["gpu1"]},
             *([{"hosts": ["hpc"]}, {"hosts": ["hpc"], "min_chips": 3}] * bool(clusters(world))),
+            *world.requests,
         ]
     )
     spec: dict[str, object] = {"command": rng.choice(COMMANDS), "request": request}
@@ -124,7 +154,9 @@ def again(world: SimWorld, rng: random.Random, name: str) -> None:
     if name in world.manifests:
         item = world.manifests[name]
         spec = dict(item.normal["spec"]["request"])  # type: ignore[index, arg-type, call-overload]
-        world.manifests[name] = manifest(name, generation=item.generation + 1, request={"hosts": spec["hosts"]})
+        kept = spec if spec["hosts"] in (["pod"], ["k8s"]) else {"hosts": spec["hosts"]}
+        kept = {key: value for key, value in kept.items() if value is not None}
+        world.manifests[name] = manifest(name, generation=item.generation + 1, request=kept)
 
 
 def remove(world: SimWorld, rng: random.Random, name: str) -> None:
@@ -226,7 +258,27 @@ def stall_soon(world: SimWorld, rng: random.Random, name: str) -> None:
     world.interrupt[len(world.boundaries) + rng.randint(0, 6)] = stall
 
 
-Deed = Callable[[SimWorld, random.Random, str], None]
+def logins(world: SimWorld) -> list[LoginEndpoint]:
+    return [endpoint for endpoint in world.endpoints.values() if isinstance(endpoint, LoginEndpoint)]
+
+
+def silence_history(world: SimWorld, rng: random.Random, name: str) -> None:
+    """Slurm's accounting does not answer, or answers again."""
+    for login in logins(world):
+        login.history = rng.choice([History.KEPT, History.SILENT, History.NONE])
+
+
+def forget_bundle(world: SimWorld, rng: random.Random, name: str) -> None:
+    """Somebody has cleaned up: the runtime is gone from a host."""
+    for endpoint in world.endpoints.values():
+        endpoint.installed = False
+
+
+def lid(world: SimWorld, rng: random.Random, name: str) -> None:
+    """Nobody looks for longer than a scheduler remembers."""
+    world.clock.sleep(rng.choice([200.0, 400.0, 1000.0]))
+
+
 DEEDS: tuple[Deed, ...] = (
     edit,
     edit,
@@ -249,3 +301,6 @@ DEEDS: tuple[Deed, ...] = (
     submit_twice,
     forget,
 )
+WIRE_DEEDS: tuple[Deed, ...] = (silence_history, silence_history, forget_bundle, lid, forget)
+MEMORY = Climate("memory")
+WIRE = Climate("wire", wire=True, deeds=WIRE_DEEDS, waits_s=(0.0, 10.0, 300.0, 900.0))

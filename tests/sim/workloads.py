@@ -4,7 +4,7 @@ what the reconciler believes, and so mean the same in an interrupted run."""
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from reconciler.backends.fake import Course, FakeMachine
 from reconciler.backends.fake_queue import FakeCluster
 from reconciler.core.observation import ReportStatus
 from reconciler.core.run import Run
-from tests.sim.world import SimWorld, Step, VirtualClock, claim_foreign, manifest
+from tests.sim.world import SimWorld, Site, Step, VirtualClock, claim_foreign, manifest
 from tests.worlds import gpus, key
 
 CourseOf = Callable[[Run], Course]
@@ -34,10 +34,13 @@ def build(
     waits: Callable[[Run, str], float] = lambda run, ident: 10.0,
     courses: Mapping[str, CourseOf] | None = None,
     seed: int = 0,
+    wire: bool = False,
+    sites: Callable[[VirtualClock, CourseOf], Iterable[Site]] = lambda clock, course: (),
+    began: float = 1_000_000.0,
 ) -> SimWorld:
     """`local`: CPU slots of this machine, None without it; `plain`: (name, slots, accelerators); `queue`: CPU jobs at once and
     accelerators per machine behind `hpc`."""
-    clock = VirtualClock()
+    clock = VirtualClock(began)
     courses = courses or {}
 
     def course(run: Run) -> Course:
@@ -50,7 +53,9 @@ def build(
         machines.append(FakeCluster("hpc", clock.now, slots, course=course, machines=dict(behind), waits=waits))
     for name, slots, count in plain:
         machines.append(FakeMachine(name, clock.now, cpus=slots, gpus=gpus(count) if count else None, course=course))
-    world = SimWorld(directory, machines, clock, seed=seed, kinds={"here": "local"})
+    world = SimWorld(
+        directory, machines, clock, seed=seed, kinds={"here": "local"}, wire=wire, sites=sites(clock, course)
+    )
     for machine in machines:
         if machine is machines[-1] or isinstance(machine, FakeCluster):
             claim_foreign(world, machine, "theirs")

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from reconciler.app.converge import Moved, Options, Pass, Reconciler
 from reconciler.app.lanes import Lanes, T
@@ -23,17 +23,19 @@ from reconciler.backends.fake import Course, FakeBackend, FakeMachine, Fault, Pr
 from reconciler.backends.fake_queue import FakeCluster
 from reconciler.core.errors import LockHeld, Problem, ReconcilerError
 from reconciler.core.job import Desired, JobSpec
-from reconciler.core.memory import Forgotten, Launching, Line, Memory, Stopping, Unsettled, fold
+from reconciler.core.machine import Machine
+from reconciler.core.memory import Ended, Forgotten, Launching, Line, Memory, Releasing, Stopping, Unsettled, fold
 from reconciler.core.names import JobKey
 from reconciler.core.observation import ReportStatus
 from reconciler.core.partitions import QueueView
 from reconciler.core.phase import Phase
 from reconciler.core.plan import Plan
-from reconciler.core.protocols import Accepted, Declined, Known, Submission
+from reconciler.core.protocols import Accepted, Backend, Declined, Known, Rents, Submission
 from reconciler.core.secret import Secret
 from reconciler.core.solve import HostView
 from reconciler.load.normal import decode
 from reconciler.store.sqlite import SqliteStore
+from tests.sim.wire import LoginEndpoint, NodeEndpoint
 from tests.worlds import OWNER, job, key
 
 PACE_S = 5.0
@@ -101,25 +103,85 @@ class OneByOne(Lanes):
         yield from results
 
 
-class Gate(FakeBackend):
+class Site(Protocol):
+    """A host whose machines come and go. `hooks` is to be called with each of them as it comes to be."""
+
+    name: str
+    hooks: Callable[[FakeMachine], None]
+
+    def view(self) -> HostView: ...
+    def backend(self) -> Backend: ...
+    def machines(self) -> list[FakeMachine]:
+        """All there ever were."""
+        ...
+
+    def settle(self) -> None:
+        """Bring everything to the present."""
+        ...
+
+    def bury(self) -> None:
+        """End what ran on machines that are no more."""
+        ...
+
+    def disturb(self) -> None:
+        """Something may go wrong with a call of the next pass."""
+        ...
+
+    def calm(self) -> None:
+        """Nothing goes wrong any more."""
+        ...
+
+    def check(self, *, stopping: set[str], intents: set[str]) -> None:
+        """Raises AssertionError for a broken promise. `stopping`: runs that were to end; `intents`: for which an intent to end
+        them, or to delete their machine, was durable."""
+        ...
+
+    def busy(self) -> bool:
+        """Is something of ours being made, or on its way out?"""
+        ...
+
+    def leaks(self) -> list[str]:
+        """What is left of ours and serves nothing, in a world at rest."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Gate:
     """The way from one incarnation of the reconciler to a machine, with a boundary before and after each effect."""
 
-    def __init__(self, machine: FakeMachine, incarnation: Incarnation) -> None:
-        super().__init__(machine)
-        self._in = incarnation
+    def __init__(self, backend: Backend, name: str, incarnation: Incarnation) -> None:
+        self._backend, self._name, self._in = backend, name, incarnation
+        self.capabilities = backend.capabilities
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._backend, name)
 
     def submit(self, submissions: Sequence[Submission]) -> Mapping[str, Accepted | Declined]:
         for item in submissions:
             mark = (item.run.run_id, item.run.token)
             assert mark in self._in.world.intents, f"{mark} was submitted without a durable intent"
-        with self._in.effect(f"submit {self.machine.name}"):
-            return super().submit(submissions)
+        with self._in.effect(f"submit {self._name}"):
+            return self._backend.submit(submissions)
 
     def cancel(self, known: Known, *, reason: str, grace_s: float, force: bool = False) -> str:
         run_id = known.run.run_id
         assert run_id in self._in.world.stop_intents, f"{run_id} was stopped without a durable intent"
-        with self._in.effect(f"cancel {self.machine.name}"):
-            return super().cancel(known, reason=reason, grace_s=grace_s, force=force)
+        with self._in.effect(f"cancel {self._name}"):
+            return self._backend.cancel(known, reason=reason, grace_s=grace_s, force=force)
+
+
+class RentingGate(Gate):
+    """Of a host whose machines are made for runs."""
+
+    def release(self, machine: Machine) -> str:
+        assert machine.run_id in self._in.world.releasing, f"{machine.shown} was released without a durable intent"
+        with self._in.effect(f"release {self._name}"):
+            return str(self._backend.release(machine))  # type: ignore[attr-defined]
+
+
+def _gate(backend: Backend, name: str, incarnation: Incarnation) -> Gate:
+    return (RentingGate if isinstance(backend, Rents) else Gate)(backend, name, incarnation)
 
 
 class Journal:
@@ -179,21 +241,22 @@ class Incarnation:
 
     def _reconciler(self, delete_allowed: int | None, lost: frozenset[str] = frozenset()) -> Reconciler:
         world = self.world
-        trusted = frozenset(world.machines) if world.trusting else frozenset()
-        gates = {name: Gate(machine, self) for name, machine in world.machines.items()}
+        trusted = frozenset(host.name for host in world.hosts) if world.trusting else frozenset()
+        gates = {host.name: _gate(world.backend(host.name), host.name, self) for host in world.hosts}
         ports = Ports(
             source=world,
             store=Journal(self.store, self),  # type: ignore[arg-type]
             clock=world.clock,
             shipper=world,
             hosts=world.hosts,
-            backends=gates.__getitem__,
+            backends=gates.__getitem__,  # type: ignore[arg-type]
             secrets=world.secrets,
             token=world.token,
             decode=decode,
             chip_of=chip_of,
             check=lambda jobs: (),
             owner=OWNER,
+            approve=True,
         )
         return Reconciler(
             ports, Options(delete_allowed=delete_allowed, lost=lost, trusted=trusted), lanes=OneByOne(world)
@@ -235,17 +298,27 @@ class SimWorld:
         *,
         seed: int = 0,
         kinds: Mapping[str, str] | None = None,
+        wire: bool = False,
+        sites: Iterable[Site] = (),
     ) -> None:
+        """`wire`: the real adapters speak to the machines, in bytes."""
         self.path = directory / "state.sqlite"
         self.clock = clock
         self.rng = random.Random(seed)
         self.machines = {machine.name: machine for machine in machines}
-        self.hosts = tuple(
-            machine_view(machine, (kinds or {}).get(machine.name, "plain")) for machine in self.machines.values()
+        self.endpoints = (
+            {name: endpoint_of(machine, self.rng) for name, machine in self.machines.items()} if wire else {}
         )
+        self.sites = {site.name: site for site in sites}
+        self.hosts = (
+            *(machine_view(machine, (kinds or {}).get(machine.name, "plain")) for machine in self.machines.values()),
+            *(site.view() for site in self.sites.values()),
+        )
+        self.began = clock.at
         self.manifests: dict[str, Desired] = {}
         self.broken: set[str] = set()
         self.complete = True
+        self.requests: tuple[Mapping[str, object], ...] = ()
         self.boundaries: list[str] = []
         self.interrupt: dict[int, Callable[[Incarnation], None]] = {}
         self.tick: Callable[[], None] | None = None
@@ -253,6 +326,7 @@ class SimWorld:
         self.intents: set[tuple[str, str]] = set()
         self.stop_intents: set[str] = set()
         self.stopping: set[str] = set()
+        self.releasing: set[str] = set()
         self.done_work: dict[JobKey, tuple[str, int]] = {}
         self._noted: set[str] = set()
         self.foreign: list[Process] = []
@@ -272,11 +346,27 @@ class SimWorld:
         self.steps: list[Step] = []
         self.lines: list[Line] = []
         self.reasons: Counter[str] = Counter()
+        self.disturb: Callable[[str, FakeMachine], Fault | None] = lambda verb, machine: None
         self._tokens = 0
         self._actors = 0
         for machine in self.machines.values():
-            machine.on_start, machine.on_stop, machine.hangs = self._started, self._stopped, self.hang
+            self.mind(machine)
+        for site in self.sites.values():
+            site.hooks = self.mind
         self.now = self.born()
+
+    def mind(self, machine: FakeMachine) -> None:
+        """Watch what begins and ends there."""
+        machine.on_start, machine.on_stop, machine.hangs = self._started, self._stopped, self.hang
+        machine.disturb = self.disturb
+
+    def everywhere(self) -> list[FakeMachine]:
+        """Every machine, as it is now."""
+        for site in self.sites.values():
+            site.settle()
+        for machine in self.machines.values():
+            machine.settle()
+        return [*self.machines.values(), *(machine for site in self.sites.values() for machine in site.machines())]
 
     # --- ports
 
@@ -298,6 +388,13 @@ class SimWorld:
         self._tokens += 1
         return f"token-{self._tokens:05d}"
 
+    def backend(self, host: str) -> Backend:
+        """A connection to the host, as a process of the reconciler opens it."""
+        if host in self.sites:
+            return self.sites[host].backend()
+        endpoint = self.endpoints.get(host)
+        return FakeBackend(self.machines[host]) if endpoint is None else endpoint.backend()
+
     # --- the reconciler's process
 
     def born(self, actor: str | None = None) -> Incarnation:
@@ -310,7 +407,7 @@ class SimWorld:
         self.boundaries.append(name)
         what = self.interrupt.pop(number, None)
         if what is not None:
-            self.notes.append(f"{self.clock.at - 1e6:.0f} s: boundary {number}, {name}: {what.__name__}")
+            self.notes.append(f"{self.clock.at - self.began:.0f} s: boundary {number}, {name}: {what.__name__}")
             what(incarnation)
 
     def kill(self, incarnation: Incarnation) -> None:
@@ -335,6 +432,8 @@ class SimWorld:
         for incarnation in {self.now, *self.others}:
             if not incarnation.dead:
                 incarnation.end()
+        for site in self.sites.values():
+            site.close()
 
     def step(self) -> Pass | None:
         """One pass of the present incarnation. None when it was killed, or had to look again.
@@ -382,7 +481,7 @@ class SimWorld:
                 if not seen.plan.effects and not seen.plan.lines and passes == self.passes:
                     assert incarnation.store.newest() == newest, "a quiet pass wrote to the journal"
         except (LockHeld, Moved) as error:
-            self.notes.append(f"{self.clock.at - 1e6:.0f} s: {incarnation.actor}: {error.message}")
+            self.notes.append(f"{self.clock.at - self.began:.0f} s: {incarnation.actor}: {error.message}")
             return None
         self.passes += 1
         self.last = seen
@@ -390,7 +489,9 @@ class SimWorld:
         return seen
 
     def happen(self) -> None:
-        """What is due of the script."""
+        """What is due of the script, and what goes wrong elsewhere."""
+        for site in self.sites.values():
+            site.disturb()
         while self.steps and self.steps[0].when(self):
             self.steps.pop(0).do(self)
 
@@ -431,6 +532,12 @@ class SimWorld:
                 case Stopping(run_id=run_id):
                     self.stop_intents.add(run_id)
                     self.stopping.add(run_id)
+                case Releasing(run_id=run_id):
+                    self.releasing.add(run_id)
+                case Ended(run_id=run_id, phase=Phase.SUCCEEDED):
+                    done = self.folded[job_key].tombstone
+                    assert done is not None
+                    self.done_work[job_key] = (done.digest, done.generation)
                 case Unsettled(run_id=run_id):
                     self.stop_intents.add(run_id)
 
@@ -444,10 +551,17 @@ class SimWorld:
         work = (run.digest, run.generation)
         assert self.done_work.pop(run.job, None) != work, f"{run.run_id} started although that work is done"
         now = self.clock.now()
-        for other_machine in self.machines.values():
+        for site in self.sites.values():
+            site.bury()
+        for other_machine in [
+            *self.machines.values(),
+            *(one for site in self.sites.values() for one in site.machines()),
+        ]:
             for other in other_machine.processes.values():
                 if other is process or not other.alive or other.started_at is None or other.ends_at <= now:
                     continue
+                if (other.run.run_id, other.run.token) == (run.run_id, run.token) and machine.name not in self.machines:
+                    continue  # another machine of the same gang
                 assert other.run.job != run.job or other.run.owner != OWNER, (
                     f"two live attempts: {run.run_id} on {machine.name} beside {other.run.run_id} on {other_machine.name}"
                 )
@@ -475,6 +589,9 @@ class SimWorld:
             booted = process.boot_id == f"{process.run.host}-boot-{self.machines[process.run.host].boots}"
             assert process.alive or not booted, "somebody else's run was touched"
             assert not process.request, "somebody else's run was asked to stop"
+        for site in self.sites.values():
+            site.settle()
+            site.check(stopping=self.stopping, intents=self.stop_intents | self.releasing)
         for machine in self.machines.values():
             if isinstance(machine, FakeCluster):
                 continue  # its scheduler counts
@@ -487,8 +604,7 @@ class SimWorld:
         return [process for process in self.started if process.run.job == key(name)]
 
     def live(self, name: str) -> Process | None:
-        for machine in self.machines.values():
-            machine.settle()
+        self.everywhere()
         return next((process for process in reversed(self.runs(name)) if process.alive), None)
 
     def ran(self, name: str, seconds: float) -> bool:
@@ -515,7 +631,7 @@ class SimWorld:
         return memory is not None and memory.run is not None and memory.submitted
 
     def machine_of(self, process: Process) -> FakeMachine:
-        return next(m for m in self.machines.values() if m.processes.get(process.run.run_id) is process)
+        return next(m for m in self.everywhere() if m.processes.get(process.run.run_id) is process)
 
     def outcome(self) -> dict[str, Any]:
         """What can be compared between worlds: per job how it stands, and how each started run ended."""
@@ -531,11 +647,15 @@ class SimWorld:
 
     def at_rest(self, made: Plan) -> bool:
         """Nothing will change any more by itself."""
+        if any(site.busy() for site in self.sites.values()):
+            return False
         if made.effects or made.lines or any(view.phase not in SETTLED or view.next_try for view in made.views):
             return False
         if any(view.phase is Phase.HELD and not view.reason.startswith("Dependency") for view in made.views):
             return False
-        living = [process for machine in self.machines.values() for process in machine.living()]
+        if any(view.phase is Phase.RUNNING and self.live(view.job.name) is None for view in made.views):
+            return False  # it has ended since it was seen
+        living = [process for machine in self.everywhere() for process in machine.living()]
         return all(process.ends_at == math.inf for process in living if process.run.owner == OWNER)
 
     def until_rest(self, *, limit_s: float) -> None:
@@ -553,10 +673,17 @@ class SimWorld:
             self.clock.sleep(60.0)
             self.step()
         later = [f"{entry.job.name} {entry.line}" for entry in self.now.store.history()[newest:]]
-        assert (later, self._effects()) == ([], calls), "the world at rest was disturbed"
+        assert (later, self._effects()) == ([], calls), f"the world at rest was disturbed: {later}"
+        left = [leak for site in self.sites.values() for leak in site.leaks()]
+        assert not left, f"left behind, and costing: {left}"
 
     def _effects(self) -> int:
-        return sum(verb in ("submit", "cancel") for machine in self.machines.values() for verb in machine.calls)
+        return sum(verb in ("submit", "cancel") for machine in self.everywhere() for verb in machine.calls)
+
+
+def endpoint_of(machine: FakeMachine, rng: random.Random) -> NodeEndpoint:
+    """The far end of the wire."""
+    return (LoginEndpoint if isinstance(machine, FakeCluster) else NodeEndpoint)(machine, rng)
 
 
 World = SimWorld
@@ -594,16 +721,21 @@ def faults(world: SimWorld, share: float) -> None:
         machine.late_s = world.rng.choice([5.0, 30.0, 110.0])  # the call itself is given up after 60
         return world.rng.choice(list(Fault))
 
-    for machine in world.machines.values():
+    world.disturb = disturb
+    for machine in world.everywhere():
         machine.disturb = disturb
 
 
 def calm(world: SimWorld) -> None:
     """Faults stop, machines answer, manifests are whole."""
-    for machine in world.machines.values():
-        machine.disturb = lambda verb, machine: None
-        machine.reachable = True
+    world.disturb = lambda verb, machine: None
+    for machine in world.everywhere():
+        machine.disturb = world.disturb
         machine.unreadable.clear()
+    for machine in world.machines.values():
+        machine.reachable = True
+    for site in world.sites.values():
+        site.calm()
     world.broken.clear()
     world.complete = True
     world.surely_lost = True  # nothing is hidden: what is not to be seen any more is gone

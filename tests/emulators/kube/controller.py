@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import copy
 import re
-import time
 from collections import Counter, deque
 from typing import Any
 
-from tests.emulators.kube import errors, quantities
+from tests.emulators.kube import clock, errors, quantities
 from tests.emulators.kube.kinds import JOB, POD, POD_GROUP, QUOTA
 from tests.emulators.kube.store import Change, Json, Store, stamp
 
@@ -72,7 +71,7 @@ class JobController:
         kind, namespace, name = change.key
         body = change.object
         if kind is JOB and change.type == "ADDED":
-            self._since[body["metadata"]["uid"]] = time.monotonic()
+            self._since[body["metadata"]["uid"]] = clock.monotonic()
             self._queue(namespace, name, ("Sync", "", 0, 0))
         elif kind is POD_GROUP and change.type == "MODIFIED":
             self._queue(namespace, body["metadata"]["ownerReferences"][0]["name"], ("Sync", "", 0, 0))
@@ -287,7 +286,7 @@ class JobController:
             new["terminating"] = terminating
         if retries:
             new["retryCount"] = status.get("retryCount", 0) + retries
-        elapsed = time.monotonic() - self._since.get(meta["uid"], time.monotonic())
+        elapsed = clock.monotonic() - self._since.get(meta["uid"], clock.monotonic())
         turned = bool(phase) and phase != old
         if turned:
             new = _turned(new, phase)
@@ -313,8 +312,8 @@ class JobController:
             phase = job.get("status", {}).get("state", {}).get("phase")
             if limit is None or phase not in ("Completed", "Failed", "Terminated") or meta.get("deletionTimestamp"):
                 continue
-            ended = self._ended_at.setdefault(meta["uid"], time.monotonic())
-            if time.monotonic() - ended >= limit:
+            ended = self._ended_at.setdefault(meta["uid"], clock.monotonic())
+            if clock.monotonic() - ended >= limit:
                 self.store.delete(JOB, meta["namespace"], meta["name"], grace_s=None, policy="Foreground")
 
     # -- pods

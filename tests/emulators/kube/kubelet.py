@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import secrets
 import shutil
-import time
+from collections.abc import Callable
 from pathlib import Path
 
+from tests.emulators.kube import clock
 from tests.emulators.kube.containers import CannotConfigure, Container, StartError
 from tests.emulators.kube.kinds import NODE, POD
 from tests.emulators.kube.store import Change, Json, Store, stamp
@@ -28,6 +29,7 @@ class Kubelets:
         self.folder = folder
         self.replaced_keys = replaced_keys
         self.start_s = 0.0
+        self.make: Callable[[Store, Json, Path, Path, tuple[str, ...]], Container] = Container
         self.lost: set[str] = set()
         self.bad_images: dict[str, str] = {}
         self.containers: dict[str, Container] = {}  # by the pod's uid
@@ -91,7 +93,7 @@ class Kubelets:
         if not pod["metadata"].get("deletionTimestamp"):
             return
         uid, grace = container.uid, pod["metadata"].get("deletionGracePeriodSeconds", 0)
-        now = time.monotonic()
+        now = clock.monotonic()
         if uid not in self._deadlines:
             self._deadlines[uid] = now + grace
             self._tell(pod, "Normal", "Killing", f"Stopping container {container.spec['name']}")
@@ -105,7 +107,7 @@ class Kubelets:
         spec = pod["spec"]["containers"][0]
         image, name = spec["image"], spec["name"]
         if uid not in self._created:
-            self._created[uid] = time.monotonic()
+            self._created[uid] = clock.monotonic()
             self._waiting(pod, "ContainerCreating", "")
             return False
         if image.split("/")[0].endswith(".invalid"):  # a name that no resolver knows, by its definition
@@ -120,10 +122,10 @@ class Kubelets:
                 self._tell(pod, "Warning", "Failed", f'Failed to pull image "{image}": {self.bad_images[image]}')
                 self._tell(pod, "Warning", "Failed", "Error: ErrImagePull")
             return False
-        if time.monotonic() < self._created[uid] + self.start_s:
+        if clock.monotonic() < self._created[uid] + self.start_s:
             return False
         try:
-            container = Container(
+            container = self.make(
                 self.store, pod, self.folder / "pods" / uid, self.folder / "claims", self.replaced_keys
             )
         except CannotConfigure as problem:

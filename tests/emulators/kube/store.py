@@ -13,10 +13,10 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
-from tests.emulators.kube import errors
+from tests.emulators.kube import clock, errors
 from tests.emulators.kube.kinds import EVENT, POD, Resource
 
 Json = dict[str, Any]
@@ -33,7 +33,7 @@ class Change:
 
 def stamp(later_s: float = 0.0) -> str:
     """Now, as the API writes times: whole seconds of UTC."""
-    return (datetime.now(UTC) + timedelta(seconds=later_s)).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return datetime.fromtimestamp(clock.now() + later_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 class Store:
