@@ -19,6 +19,7 @@ from reconciler.core.job import JobSpec, Source
 from reconciler.core.names import digest_of
 from reconciler.core.protocols import Tree
 from reconciler.core.transport import Transport
+from reconciler.load.trust import Permits
 from reconciler.source import git
 from reconciler.source.deliver import Trust, deliver, deliver_runtime, object_path, runtime_path
 from reconciler.source.rsync import synchronise
@@ -90,17 +91,21 @@ class Rsynced:
 class RepositoryShipper:
     """Packs from the repositories that manifests name, relative to theirs."""
 
-    def __init__(self, root: Path, cache_dir: Path, hosts: Callable[[str], HostShipping | MachinesShipping]) -> None:
+    def __init__(
+        self, root: Path, cache_dir: Path, hosts: Callable[[str], HostShipping | MachinesShipping], trust: Permits
+    ) -> None:
         self._root = root
+        self._trust = trust
         self._cache = cache_dir
         self._hosts = hosts
 
     def prepare(self, spec: JobSpec, pin: str | None, head: str | None) -> Package:
-        """Resolve or take the pinned commit, and pack. Raises ShipError and SourceError with the repository's name."""
+        """Resolve or take the pinned commit, and pack. Raises ShipError, also for a repository from which manifests may ship
+        nothing, and SourceError; both with the repository's name."""
         source = spec.source
         if source is None:
             return Package(None, False, None)
-        repo = (self._root / Path(source.repo).expanduser()).resolve()
+        repo = self._trust.repo(source.repo)
         if not repo.is_dir():
             raise ShipError(
                 f"{source.repo}: no such directory beside the manifests ({repo})", hint="Correct spec.source.repo."
