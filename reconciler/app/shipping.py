@@ -50,6 +50,7 @@ class HostShipping:
         self.transport = transport
         self.settings = settings
         self.share = share
+        self.shared = False
         self._bundle = bundle
 
     @property
@@ -69,15 +70,18 @@ class HostShipping:
 class MachinesShipping:
     """The end of a host whose machines come and go: code goes to those on which it was found missing, which `lacking` tells."""
 
-    def __init__(self, name: str, share: str, lacking: Callable[[], Sequence[Transport]]) -> None:
+    def __init__(
+        self, name: str, share: str, lacking: Callable[[], Sequence[Transport]], *, shared: bool = False
+    ) -> None:
         self.name = name
+        self.shared = shared
         self.share = share
         self.transports = lacking
 
 
-def install_on(transport: Transport, share: str, bundle: Bundle) -> None:
+def install_on(transport: Transport, share: str, bundle: Bundle, *, shared: bool = False) -> None:
     """Bring the runtime to one machine. Raises ShipError, Rejected, and the transport's errors."""
-    deliver_runtime(transport, share, bundle.data, deadline_s=BUNDLE_DEADLINE_S)
+    deliver_runtime(transport, share, bundle.data, deadline_s=BUNDLE_DEADLINE_S, shared=shared)
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +164,13 @@ def _send(end: HostShipping | MachinesShipping, snapshot: Snapshot, progress: Pr
 
     def call(transport: Transport) -> Callable[[], object]:
         return lambda: deliver(
-            transport, end.share, snapshot, deadline_s=DELIVER_DEADLINE_S, trust=Trust.CHECKSUM, progress=add
+            transport,
+            end.share,
+            snapshot,
+            deadline_s=DELIVER_DEADLINE_S,
+            trust=Trust.CHECKSUM,
+            shared=end.shared,
+            progress=add,
         )
 
     results = abreast({number: call(transport) for number, transport in enumerate(transports)})

@@ -363,12 +363,12 @@ class Hosts:
             results=cluster.results,
             bundle=runtime_path(cluster.share, bundle.sha256),
         )
-        node = NodeSettings(
-            host.name, paths, env={**cluster.env, **host.env}, uv_groups=host.uv_groups, python=host.python
-        )
+        shared = isinstance(host, VolcanoHost)
+        env = {**cluster.env, **host.env}
+        node = NodeSettings(host.name, paths, env=env, uv_groups=host.uv_groups, python=host.python, shared=shared)
 
         def install(transport: Transport) -> None:
-            install_on(transport, cluster.share, bundle)
+            install_on(transport, cluster.share, bundle, shared=shared)
 
         backend = (
             open_tpu(
@@ -383,7 +383,7 @@ class Hosts:
             else open_volcano(host, node, install=install, owner=self._owner)
         )
         self._backends[host.name] = backend
-        self._shipping[host.name] = MachinesShipping(host.name, cluster.share, backend.lacking)
+        self._shipping[host.name] = MachinesShipping(host.name, cluster.share, backend.lacking, shared=shared)
 
 
 def transport_settings(host: LocalHost | PlainHost | SlurmHost) -> TransportSettings:

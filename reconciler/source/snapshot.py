@@ -20,6 +20,7 @@ from reconciler.core.errors import ShipError, SourceError
 from reconciler.source import git
 from reconciler.source.git import resolve
 from reconciler.source.pack import SIZE_BYTES_MAX, Packer, packing
+from reconciler.transports.private import make_private
 
 __all__ = ["Snapshot", "Submodules", "archive", "dirty", "listed", "prune", "resolve"]
 
@@ -329,7 +330,7 @@ def _recall(cache: Path, key: str, commit: str | None) -> Snapshot | None:
 def _remember(cache: Path, key: str, snapshot: Snapshot) -> None:
     about = {"sha256": snapshot.sha256, "size": snapshot.size, "warnings": list(snapshot.warnings)}
     try:
-        (cache / "keys").mkdir(exist_ok=True)
+        make_private(cache / "keys")
         handle, name = tempfile.mkstemp(prefix=".key-", dir=cache / "keys")
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             json.dump(about, file)

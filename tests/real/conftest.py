@@ -109,7 +109,8 @@ class Site:
             "HOME": str(self.root / "home"),
             "PYTHONPATH": str(REPOSITORY),
             "NO_COLOR": "1",
-            "RECONCILER_ALLOW": '{env: ["*"]}',  # these tests are of other things
+            # Most tests are of other things than what manifests may have.
+            "RECONCILER_ALLOW": json.dumps({"env": ["*"], "files": [f"{self.root}/"]}),
             **self.env,
         }
 
