@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 import yaml
 
-PRIZE = "prize-8d1f" + "\u00e4" + "-not-for-jobs"
+PRIZE = "prize-8d1f\u00e4/+-not-for-jobs"
 """What must not get out: in a file of the user's, in a token of CI, and in the clone's git configuration."""
 
 
