@@ -5,11 +5,10 @@ from __future__ import annotations
 import base64
 import gzip
 import io
-import json
 import os
+import re
 import subprocess
 import tarfile
-import urllib.parse
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -105,15 +104,17 @@ class World:
 
 
 def shapes(secret: str) -> Iterator[bytes]:
-    """A secret as it stands, and as serializers, encoders and quoting leave it."""
+    """A secret as serializers, encoders and quoting leave it. It begins with letters that none of them changes but those below;
+    what follows may be written in many ways."""
     plain = secret.encode()
-    yield plain
-    yield json.dumps(secret)[1:-1].encode()
-    yield urllib.parse.quote(secret, safe="").encode()
+    found = re.match(r"[A-Za-z0-9-]{8,}", secret)
+    assert found is not None
+    yield found[0].encode()
     yield plain.hex().encode()
-    for shift in range(3):  # base64 depends on where it begins; the ends depend on the neighbours
-        whole = base64.b64encode(b"x" * shift + plain)
-        yield whole[4 if shift else 0 : len(whole) - 4]
+    for alphabet in (base64.b64encode, base64.urlsafe_b64encode):
+        for shift in range(3):  # it depends on where it begins; the ends depend on the neighbours
+            whole = alphabet(b"x" * shift + plain)
+            yield whole[4 if shift else 0 : len(whole) - 4]
 
 
 def found_in(data: bytes, secret: str) -> bool:
