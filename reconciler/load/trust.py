@@ -148,6 +148,7 @@ def check_trust(jobs: Iterable[Desired], trust: Permits) -> tuple[Problem, ...]:
     """Problems of the jobs that ask this machine for what is not permitted. The members of a sweep are told once."""
     problems: list[Problem] = []
     sweeps: set[str] = set()
+    repos: dict[str, Refused | None] = {}  # ten thousand jobs name one, and links are followed on the disk
     for job in jobs:
         if job.sweep in sweeps:
             continue
@@ -155,12 +156,14 @@ def check_trust(jobs: Iterable[Desired], trust: Permits) -> tuple[Problem, ...]:
             sweeps.add(job.sweep)
         who = f"Sweep {job.sweep}" if job.sweep else f"Job {job.key}"
         spec = cast(dict[str, Any], job.normal["spec"])
-        for where, refused in _refusals(spec, trust):
+        for where, refused in _refusals(spec, trust, repos):
             problems.append(Problem(job.file, job.line, f"{who}: spec.{where}: {refused.message}. {refused.hint}"))
     return tuple(problems)
 
 
-def _refusals(spec: Mapping[str, Any], trust: Permits) -> Iterable[tuple[str, Refused]]:
+def _refusals(
+    spec: Mapping[str, Any], trust: Permits, repos: dict[str, Refused | None]
+) -> Iterable[tuple[str, Refused]]:
     for name, given in spec.get("secrets", {}).items():
         reference = secret_ref(given)
         refused = trust.refusal(reference)
@@ -168,7 +171,10 @@ def _refusals(spec: Mapping[str, Any], trust: Permits) -> Iterable[tuple[str, Re
             yield f"secrets.{name}.{reference.kind}", refused
     source = spec.get("source")
     if source is not None:
-        refused = trust.refusal_of_repo(source.get("repo", "."))
+        repo = source.get("repo", ".")
+        if repo not in repos:
+            repos[repo] = trust.refusal_of_repo(repo)
+        refused = repos[repo]
         if refused is not None:
             yield "source.repo", refused
 

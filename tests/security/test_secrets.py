@@ -175,10 +175,8 @@ def test_secrets_reach_the_programs_and_nothing_else(place: Place) -> None:
     watcher = Watcher()
     watcher.start()
     plan = site.root / "plan"
-    said = [site("plan", "--show", "good"), site("plan", "-o", str(plan)), site("apply", str(plan), "--wait")]
-    final = site.until(
-        lambda jobs: jobs["good"]["phase"] == "Succeeded" and jobs["bad"]["phase"] == "Failed", apply=True
-    )
+    said = [site("plan", "--show", "good"), site("plan", "-o", str(plan)), site("apply", "--yes", "--wait")]
+    final = site.until(lambda jobs: (jobs["good"]["phase"], jobs["bad"]["phase"]) == ("Succeeded", "Failed"))
     said += [site("explain", "bad", "--json"), site("history", "--json"), site("logs", "good")]
     commands = watcher.end()
     assert any(b"reconciler" in line for line in commands)
