@@ -123,7 +123,8 @@ manifests, `~/.reconciler.yaml`, `~/.theseus.yaml`, else one built-in host `loca
 types, fields and chips are errors.
 
 A credential (`mount`, `wandb`, `hf_token` of a cluster) may be written out, or better be a reference: `{env: NAME}`,
-`{file: PATH}` or `{command: [program, argument]}`. Its value is in no message, plan, log or script.
+`{file: PATH}` or `{command: [program, argument]}`. Its value is in no message, plan, log or script. In an inventory among the
+manifests a reference needs the same permission as in a manifest ([security](security.md#what-manifests-may-have)).
 
 A host of type `tpu` is one VM with the host's name, or with `per_run` a VM for each run, up to `max_nodes`:
 
