@@ -1,5 +1,5 @@
 # The one list of recipes; CI calls the same. `make demo` and `make test` set up what they need.
-.PHONY: help demo test unit check format bench docs fuzz clean
+.PHONY: help demo test unit sim check format bench docs fuzz clean
 
 PY := .venv/bin/python
 
@@ -19,6 +19,10 @@ test:            ## everything: checks, unit tests, real engines (installed as r
 unit:            ## the quick part
 	@.ci/setup.sh dev
 	@PATH="$(CURDIR)/.venv/bin:$$PATH" $(PY) -m pytest -n 2 -m "not real" $(ARGS)
+
+sim:             ## simulated worlds, planted bugs, a report: make sim SEEDS=2000 JOBS=2 (docs/proof.md)
+	@.ci/setup.sh dev
+	@$(PY) -m tests.sim $(if $(SEEDS),--seeds $(SEEDS)) $(if $(JOBS),--jobs $(JOBS)) $(ARGS)
 
 check:           ## lint, format, types, layers, the node side's Python, shell
 	@.ci/setup.sh dev

@@ -140,17 +140,15 @@ def act(
     ports.store.mark_scanned(scanned)
     if not work:
         return done
-    rescans: list[str] = []
     calls = {host: _on_lane(host, item, ports, progress, leave) for host, item in work.items()}
     for host, results in lanes.each(calls, tick=leave.renew):
         settled, items, rescan = _settle(host, work[host], results, desired, memories, ports)
-        ports.store.append(settled, commit=commit, why=why)
         if rescan:
-            rescans.append(host)
+            # Before the refusal that asks for it is settled: else a crash between the two would forget that there is more to see.
+            ports.store.unmark_scanned(host)
+        ports.store.append(settled, commit=commit, why=why)
         for item in items:
             note(item)
-    for host in rescans:
-        ports.store.unmark_scanned(host)
     return done
 
 

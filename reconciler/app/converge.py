@@ -16,7 +16,7 @@ from reconciler.core.errors import ReconcilerError, Retry, StoreError
 from reconciler.core.job import Desired
 from reconciler.core.memory import Memory
 from reconciler.core.names import JobKey
-from reconciler.core.observation import Census, Observation, Sighting
+from reconciler.core.observation import Census, Observation, Presence, Sighting
 from reconciler.core.phase import Phase
 from reconciler.core.plan import Plan, World, plan
 from reconciler.core.protocols import Known, Look
@@ -147,6 +147,12 @@ class Reconciler:
         hungry = _hungry(state.desired, memories, only)
         looks = _looks(hungry, minded, memories, unscanned, ports)
         censuses = self._observe(looks, tick)
+        # An old answer (of a cache, a replica, another login node) shows nothing of a run that was launched since, or one alive
+        # that has ended. What contradicts our memory is believed when it is said twice.
+        doubtful = _contradictions(minded, censuses, ports.owner)
+        if doubtful:
+            self.distrust(doubtful)
+            censuses |= self._observe({host: looks[host] for host in doubtful}, tick)
         world = self._world(state, memories, unscanned, censuses)
         made = plan(world)
         # What ended in this look may be requeued now: ask the hosts that were not asked what is free there.
@@ -329,6 +335,25 @@ def _covers(had: Look, wanted: Look) -> bool:
 
 def _observation(ports: Ports, host: str, look: Look) -> Callable[[], Census]:
     return lambda: ports.backends(host).observe(look)
+
+
+def _contradictions(memories: Mapping[JobKey, Memory], censuses: Mapping[str, Census], owner: str) -> list[str]:
+    """Hosts that do not know a run which was surely there, or on which one lives whose end we know."""
+    hosts: set[str] = set()
+    for memory in memories.values():
+        census = censuses.get(memory.run.host) if memory.run is not None and memory.submitted else None
+        if memory.run is not None and census is not None and census.look(memory.run.run_id).presence is Presence.ABSENT:
+            hosts.add(census.host)
+    for host, census in censuses.items():
+        for seen in census.sightings.values():
+            if not seen.alive or seen.run is None or seen.run.owner != owner:
+                continue
+            known = memories.get(seen.run.job)
+            if known is None or known.released or seen.run.attempt > known.attempt:
+                continue
+            if known.run is None or known.run.run_id != seen.run_id:
+                hosts.add(host)
+    return sorted(hosts)
 
 
 def _checked(

@@ -311,11 +311,11 @@ class FakeCluster(FakeMachine):
         return next((job for job in self._arrived(run_id) if job.state is RUNNING), None)
 
     def _minded(self, run_id: str) -> Job | None:
-        """The run's job, as the batch backend picks it."""
+        """The run's job, as the batch backend picks it: the one that began, whatever else came in its name."""
         order = {RUNNING: 2, WAITING: 1, ENDED: 0}
         begun = self.begun.get(run_id)
-        jobs = self._arrived(run_id)
-        return max(jobs, key=lambda job: (order[job.state], job.ident == begun, -int(job.ident)), default=None)
+        jobs = [job for job in self._arrived(run_id) if begun in (None, job.ident)]
+        return max(jobs, key=lambda job: (order[job.state], -int(job.ident)), default=None)
 
     def _said(self, job: Job, run: Run) -> QueueJob:
         return QueueJob(

@@ -15,7 +15,19 @@ from reconciler.core.diff import changes
 from reconciler.core.ending import judge
 from reconciler.core.job import Desired, JobSpec, Json
 from reconciler.core.machine import Machine
-from reconciler.core.memory import Adopted, Edited, Ended, Forgotten, Launched, Line, Memory, Noticed, Refused, fold
+from reconciler.core.memory import (
+    Adopted,
+    Edited,
+    Ended,
+    Forgotten,
+    Launched,
+    Line,
+    Memory,
+    Noticed,
+    Refused,
+    Unsettled,
+    fold,
+)
 from reconciler.core.observation import Observation, Presence, Report, ReportStatus, Sighting
 from reconciler.core.phase import Phase
 from reconciler.core.queue import QueueJob, QueueState
@@ -92,6 +104,22 @@ def tend(
         view = _view(memory, run, Phase.UNKNOWN, reason, message, frozen=frozen)
         return Tended(memory, tuple(lines), view, _hold(memory, run, reason, message))
     if seen.presence is Presence.PRESENT and not memory.submitted:
+        if seen.run is not None and seen.run.token != run.token and seen.run.owner == run.owner:
+            # A claim is exclusive, so ours never happened. Another state of this repository made it (this one is a restored
+            # backup): it bears our mark.
+            theirs = replace(seen, run=replace(seen.run, host=run.host))
+            never: Line = Refused(run.run_id, "its run id was claimed before, by another state of this repository", 0.0)
+            after = tend(
+                fold(memory, never, now),
+                desired,
+                frozen=frozen,
+                prunable=prunable,
+                stray=stray if stray is not None and stray.alive and not seen.alive else theirs,
+                observation=observation,
+                decode=decode,
+                now=now,
+            )
+            return replace(after, lines=(*lines, never, *after.lines))
         if seen.run is not None and seen.run.token != run.token:
             reason = "OwnershipConflict"
             message = (
@@ -210,7 +238,7 @@ def _adoptable(memory: Memory, desired: Desired | None, stray: Sighting) -> bool
         # Let go by a person or by spec.deletion stays let go. Anything else alive is ours by its mark, so it is minded, and then
         # removed like all that nobody wants: a launch that started late among them.
         return stray.alive and not memory.released
-    return stray.alive or stray.run.attempt > memory.attempt
+    return stray.alive or stray.run.attempt > memory.known
 
 
 def _never_started(
@@ -247,6 +275,10 @@ def _never_started(
     if frozen or (desired is None and not prunable):
         message = f"the launch of attempt {run.attempt} is unsettled and its manifest cannot be read"
         return Tended(memory, lines, _view(memory, run, Phase.HELD, "Frozen", message, frozen=True))
+    if not memory.given_up:
+        # Whoever sent it is gone before he could say when he gave it up: that was at the latest now.
+        silent: Line = Unsettled(run.run_id, "whoever sent it did not come to say what became of it")
+        memory, lines = fold(memory, silent, now), (*lines, silent)
     if now - memory.run_at < LATE_START_S:
         message = f"the launch of attempt {run.attempt} on {run.host} was cut short and is no longer wanted; "
         message += "making sure that it does not start late"

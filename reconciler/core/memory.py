@@ -79,6 +79,15 @@ class Memory:
     series: Series | None = None
     concern: tuple[str, float] | None = None
     """Of the open run: why it is not waited for without end, and since when that is seen."""
+    given_up: bool = False
+    """Whoever sent the open run has said when he gave up waiting for an answer: `run_at` is that time."""
+    refused: bool = False
+    """The newest attempt never began: what bears its number on a host is another one, that this state does not know."""
+
+    @property
+    def known(self) -> int:
+        """The newest attempt that was."""
+        return self.attempt - self.refused
 
     @property
     def blank(self) -> bool:
@@ -272,6 +281,7 @@ def fold(memory: Memory, line: Line, at: float) -> Memory:
                 run_at=memory.run_at if goes_on else at,
                 handle=memory.handle if goes_on else None,
                 submitted=goes_on,
+                given_up=False,
                 stop=None,
                 stop_at=0.0,
                 stop_forced=False,
@@ -281,6 +291,7 @@ def fold(memory: Memory, line: Line, at: float) -> Memory:
                 unlucky=0 if fresh else memory.unlucky,
                 series=None if fresh else memory.series,
                 tombstone=None,
+                refused=False,
                 cancelled=False,
                 pin=run.commit,
                 pin_for=(run.digest, run.generation),
@@ -295,6 +306,7 @@ def fold(memory: Memory, line: Line, at: float) -> Memory:
                 run_at=at,
                 handle=handle,
                 submitted=True,
+                given_up=False,
                 stop=None,
                 stop_at=0.0,
                 stop_forced=False,
@@ -303,6 +315,7 @@ def fold(memory: Memory, line: Line, at: float) -> Memory:
                 spent={Cause(cause): count for cause, count in run.spent.items()},
                 series=memory.series if _same_work(memory, run) else None,
                 tombstone=None,
+                refused=False,
                 pin=run.commit,
                 pin_for=(run.digest, run.generation),
                 heir_of=run.owner,
@@ -346,7 +359,7 @@ def fold(memory: Memory, line: Line, at: float) -> Memory:
     match line:
         case Launched(handle=handle):
             # From here on the newest attempt on the host carries our own mark.
-            return replace(memory, handle=handle, submitted=True, heir_of="")
+            return replace(memory, handle=handle, submitted=True, given_up=False, heir_of="")
         case Refused(message=message):
             return replace(
                 _without_run(memory),
@@ -355,12 +368,13 @@ def fold(memory: Memory, line: Line, at: float) -> Memory:
                 last_end=message,
                 last_phase=Phase.PENDING,
                 last_host=memory.run.host,
+                refused=True,
                 dry=_dry(memory, memory.run, line.cause, at),
                 strikes=strike(memory.strikes, memory.run.host, at) if line.blamed else memory.strikes,
             )
         case Unsettled():
             # From now on nobody is at it any more: how long it may still start late counts from here.
-            return memory if memory.submitted else replace(memory, run_at=at)
+            return memory if memory.submitted else replace(memory, run_at=at, given_up=True)
         case Stopped():
             return memory
         case Stopping(cause=cause):
@@ -407,6 +421,7 @@ def _without_run(memory: Memory) -> Memory:
         run_at=0.0,
         handle=None,
         submitted=False,
+        given_up=False,
         stop=None,
         stop_at=0.0,
         stop_forced=False,

@@ -175,7 +175,7 @@ def _strays(world: World) -> dict[JobKey, Sighting]:
             open_run = memory.run if memory is not None else None
             if open_run is not None and (open_run.run_id, open_run.token) == (run.run_id, run.token):
                 continue
-            if not seen.alive and memory is not None and run.attempt <= memory.attempt:
+            if not seen.alive and memory is not None and run.attempt <= memory.known:
                 continue
             if seen.machine is not None and _is_over(memory, run.run_id, run.attempt):
                 continue  # its machine is a leftover; what it does not tell any more (a wiped disk) does not bring the run back

@@ -149,6 +149,8 @@ def dump_memory(memory: Memory) -> str:
         body["run"] = memory.run.to_json()
         body["run_at"] = memory.run_at
         body["submitted"] = memory.submitted
+        if memory.given_up:
+            body["given_up"] = True
         if memory.handle is not None:
             body["handle"] = _handle(memory.handle)
         if memory.stop is not None:
@@ -178,6 +180,7 @@ def dump_memory(memory: Memory) -> str:
         "pin",
         "heir_of",
         "released",
+        "refused",
         "cost",
         "approved",
         "dry",
@@ -226,6 +229,7 @@ def _memory(job: JobKey, body: dict[str, Any]) -> Memory:
         run_at=body.get("run_at", 0.0),
         handle=_unhandle(body["handle"]) if "handle" in body else None,
         submitted=body.get("submitted", False),
+        given_up=body.get("given_up", False),
         stop=Cause(stop[0]) if stop else None,
         stop_at=stop[1] if stop else 0.0,
         stop_forced=stop[2] if stop else False,
@@ -243,6 +247,7 @@ def _memory(job: JobKey, body: dict[str, Any]) -> Memory:
         concern=(concern[0], concern[1]) if (concern := body.get("concern")) else None,
         heir_of=body.get("heir_of", ""),
         released=body.get("released", False),
+        refused=body.get("refused", False),
         cancelled_for=(cancelled[0], cancelled[1]) if (cancelled := body.get("cancelled_for")) else None,
         pin_for=(pin_for[0], pin_for[1]) if pin_for else None,
         cost=body.get("cost", 0.0),

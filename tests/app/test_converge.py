@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from reconciler.app.converge import COOL_DOWN_S, Reconciler
-from reconciler.backends.fake import Fault
+from reconciler.backends.fake import FakeBackend, Fault
 from reconciler.core.errors import ReconcilerError, SourceError
+from reconciler.core.protocols import Look
 from reconciler.core.solve import HostView
 from tests.app.worlds import Desk
 from tests.worlds import gpus, job, key, run_of
@@ -195,3 +196,37 @@ def test_a_queue_is_not_asked_again_before_its_time_unless_we_changed_something(
     assert asked() == 1
     desk.want(job("b", spec={"command": ["sleep", "600"]}))
     assert asked() == 1  # what is free is a question that was not asked
+
+
+def test_an_old_answer_that_knows_nothing_of_a_run_is_not_believed(desk: Desk):
+    before = desk.backends["ws"].observe(Look(probe=True))
+    desk.want(job("a", spec={"command": ["sleep", "600"]}))
+    desk.one_pass()
+    answers = [before]
+    backend = desk.backends["ws"]
+    backend.answers["observe"] = lambda look: answers.pop() if answers else FakeBackend.observe(backend, look)
+    assert reasons(desk.reconciler.look()) == {"a": "Running"}
+    assert answers == []
+
+
+def test_an_old_answer_that_shows_an_ended_run_alive_is_not_believed(desk: Desk):
+    desk.want(job("a", spec={"command": ["sleep", "600"]}))
+    desk.one_pass()
+    run_id = next(iter(desk.machines["ws"].processes))
+    alive = desk.backends["ws"].observe(Look(probe=True))
+    desk.machines["ws"].preempt(run_id)
+    desk.one_pass()  # its end is known, and its next attempt waits out the back-off
+    answers = [alive]
+    backend = desk.backends["ws"]
+    backend.answers["observe"] = lambda look: answers.pop() if answers else FakeBackend.observe(backend, look)
+    assert reasons(desk.reconciler.look()) == {"a": "BackingOff"}
+    assert answers == []
+
+
+def test_a_run_that_is_gone_is_believed_when_it_is_said_twice(desk: Desk):
+    desk.want(job("a", spec={"command": ["sleep", "600"]}))
+    desk.one_pass()
+    looks = len(desk.backends["ws"].looks)
+    desk.machines["ws"].processes.clear()
+    assert reasons(desk.reconciler.look()) == {"a": "BackingOff"}
+    assert len(desk.backends["ws"].looks) == looks + 2

@@ -8,7 +8,17 @@ import pytest
 
 from reconciler.core.actions import Start, Stop
 from reconciler.core.cause import Cause
-from reconciler.core.memory import Ended, Forgotten, Launched, Requested, Stopping, fold
+from reconciler.core.memory import (
+    Adopted,
+    Ended,
+    Forgotten,
+    Launched,
+    Refused,
+    Requested,
+    Stopping,
+    Unsettled,
+    fold,
+)
 from reconciler.core.observation import Capacity, Census, Presence, ReportStatus, Sighting
 from reconciler.core.partitions import QueueView
 from reconciler.core.phase import Phase
@@ -162,11 +172,43 @@ def test_a_launch_that_was_cut_off_and_left_nothing_is_sent_again_as_the_same_ru
 
 def test_a_launch_that_was_cut_off_is_not_let_go_before_it_could_have_started_late():
     run = run_of(job())
-    soon = planned([], [unsettled_memory(run, at=NOW - 5)], [census()])
+    given_up = Unsettled(run.run_id, "no answer")
+    soon = planned([], [fold(unsettled_memory(run, at=NOW - 65), given_up, NOW - 5)], [census()])
     assert words(soon) == []
     assert soon.lines == ()
-    late = planned([], [unsettled_memory(run, at=NOW - 120)], [census()])
+    late = planned([], [fold(unsettled_memory(run, at=NOW - 180), given_up, NOW - 120)], [census()])
     assert [type(line) for _, line in late.lines] == [Forgotten]
+
+
+def test_a_launch_whose_sender_died_is_given_up_when_that_is_seen():
+    run = run_of(job())
+    memory = unsettled_memory(run, at=NOW - 3600)
+    made = planned([], [memory], [census()])
+    assert words(made) == []
+    [(_, line)] = made.lines
+    assert isinstance(line, Unsettled)
+    later = planned([], [fold(memory, line, NOW - 120)], [census()])
+    assert [type(line) for _, line in later.lines] == [Forgotten]
+
+
+def test_a_run_that_another_state_of_ours_has_launched_is_minded_in_place_of_the_launch_that_it_forestalled():
+    wanted = job()
+    ours, theirs = run_of(wanted, attempt=2), replace(run_of(wanted, attempt=2), token="of another state")
+    living = planned([wanted], [unsettled_memory(ours)], [census(seen(theirs))])
+    assert words(living) == ["adopt a FoundByMark"]
+    assert [type(line) for _, line in living.lines] == [Refused, Adopted]
+    done = planned([wanted], [unsettled_memory(ours)], [census(seen(theirs, ReportStatus.COMPLETED, alive=False))])
+    assert words(done) == []
+    assert phase_of(done) == "Succeeded Finished"
+
+
+def test_what_bears_the_number_of_a_refused_attempt_is_another_one():
+    wanted = job()
+    refused = fold(unsettled_memory(run_of(wanted)), Refused(run_of(wanted).run_id, "claimed", 0.0), NOW - 50)
+    found = replace(run_of(wanted), token="of another state")
+    made = planned([wanted], [refused], [census(seen(found, ReportStatus.COMPLETED, alive=False))])
+    assert words(made) == []
+    assert phase_of(made) == "Succeeded Finished"
 
 
 def test_a_removed_manifest_deletes_the_run_last_and_marks_it_destructive():

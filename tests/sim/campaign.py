@@ -10,6 +10,7 @@ from pathlib import Path
 
 from reconciler.backends.fake import Course
 from reconciler.backends.fake_queue import FakeCluster
+from reconciler.core.observation import ReportStatus
 from reconciler.core.run import Run
 from tests.sim.wire import History, LoginEndpoint
 from tests.sim.workloads import CourseOf, build
@@ -19,6 +20,34 @@ Deed = Callable[[SimWorld, random.Random, str], None]
 NAMES = tuple("abcdef")
 STORM_S = 1800.0
 CALM_S = 4 * 3600.0
+# What a campaign has to meet to be worth anything. (Adoptions come with a lost state: test_crash.)
+EXPECTED = frozenset(
+    {
+        "Ended",
+        "Forgotten",
+        "Launched",
+        "Launching",
+        "Refused",
+        "Stopped",
+        "Stopping",
+        "Unsettled",
+        "AttemptEnded",
+        "BackingOff",
+        "Cancelled",
+        "HostCoolingDown",
+        "HostUnknown",
+        "LaunchUnsettled",
+        "ManifestRemoved",
+        "Priority",
+        "SourceIncomplete",
+        "SpecChanged",
+        "StopAgain",
+        "StopUnsettled",
+        "StrayAttempt",
+        "Suspended",
+        "Unplaceable",
+    }
+)
 COMMANDS = (["true"], ["python", "train.py"], ["python", "train.py", "--lr", "1"])
 
 
@@ -114,6 +143,17 @@ def settled(world: SimWorld) -> None:
             ("Succeeded", "Failed") if view.job.name not in world.scancelled else ("Succeeded", "Failed", "Cancelled")
         )
         assert view.phase in settled_in or view.reason in ("DependencyFailed", "DependencyMissing"), view
+        wanted = world.manifests[view.job.name]
+        ends = [
+            process.final.status
+            for process in world.runs(view.job.name)
+            if process.final is not None
+            and (process.run.digest, process.run.generation) == (wanted.digest, wanted.generation)
+        ]
+        assert view.phase != "Succeeded" or ReportStatus.COMPLETED in ends, (
+            f"{view.job} succeeded, and its work was not done"
+        )
+        assert view.phase != "Failed" or ReportStatus.COMPLETED not in ends, f"{view.job} failed, and its work was done"
     living = [p.run.run_id for m in world.everywhere() for p in m.living() if p not in world.foreign]
     for cluster in clusters(world):
         theirs = {process.run.run_id for process in world.foreign}

@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from tests.sim.campaign import storm
+from tests.sim.campaign import EXPECTED, storm
 
 SEEDS = range(50)
 
@@ -26,34 +26,6 @@ def test_no_promise_is_broken_in_any_storm(tmp_path, request):
     if given is None:
         missing = EXPECTED - met.keys()
         assert not missing, f"these never came up, so they were not tested: {missing}"
-
-
-# What a campaign has to meet to be worth anything. (Adoptions come with a lost state: test_crash.)
-EXPECTED = {
-    "Ended",
-    "Forgotten",
-    "Launched",
-    "Launching",
-    "Refused",
-    "Stopped",
-    "Stopping",
-    "Unsettled",
-    "AttemptEnded",
-    "BackingOff",
-    "Cancelled",
-    "HostCoolingDown",
-    "HostUnknown",
-    "LaunchUnsettled",
-    "ManifestRemoved",
-    "Priority",
-    "SourceIncomplete",
-    "SpecChanged",
-    "StopAgain",
-    "StopUnsettled",
-    "StrayAttempt",
-    "Suspended",
-    "Unplaceable",
-}
 
 
 def test_a_seed_gives_the_same_world_each_time(tmp_path):

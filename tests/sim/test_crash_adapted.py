@@ -3,11 +3,13 @@ interrupted: no VM leaked, no gang started twice."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from tests.emulators.tpu.emulator import GET_LIBRARY, have_library
 from tests.sim.adapted import ADAPTED
-from tests.sim.test_crash import each_boundary
+from tests.sim.interruptions import Interruption, kill, lose_state, run, run_interrupted
 
 BY_NAME = {workload.name: workload for workload in ADAPTED}
 
@@ -16,15 +18,20 @@ def needs(name: str) -> list[pytest.MarkDecorator]:
     return [pytest.mark.skipif(name.startswith("vm") and not have_library(), reason=GET_LIBRARY)]
 
 
+def interrupted_everywhere(name: str, directory: Path, what: Interruption) -> None:
+    whole = run(BY_NAME[name], directory)
+    assert whole.boundaries
+    for number, boundary in enumerate(whole.boundaries):
+        world = run_interrupted(BY_NAME[name], directory, what, number)
+        assert world.outcome() == whole.outcome(), (number, boundary, world.notes)
+
+
 NAMES = [pytest.param(name, marks=needs(name)) for name in BY_NAME]
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_kill_at_any_boundary_changes_nothing_in_the_end(name, tmp_path):
-    whole, worlds = each_boundary(BY_NAME[name], tmp_path, lambda world: world.kill)
-    assert worlds
-    for number, world in enumerate(worlds):
-        assert world.outcome() == whole.outcome(), (number, whole.boundaries[number], world.notes)
+    interrupted_everywhere(name, tmp_path, kill)
 
 
 @pytest.mark.parametrize(
@@ -35,6 +42,4 @@ def test_a_kill_at_any_boundary_changes_nothing_in_the_end(name, tmp_path):
     ],
 )
 def test_the_state_lost_at_any_boundary_is_found_again_on_the_hosts(name, tmp_path):
-    whole, worlds = each_boundary(BY_NAME[name], tmp_path, lambda world: world.kill_and_lose_state)
-    for number, world in enumerate(worlds):
-        assert world.outcome() == whole.outcome(), (number, whole.boundaries[number], world.notes)
+    interrupted_everywhere(name, tmp_path, lose_state)

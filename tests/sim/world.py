@@ -26,15 +26,17 @@ from reconciler.core.job import Desired, JobSpec
 from reconciler.core.machine import Machine
 from reconciler.core.memory import Ended, Forgotten, Launching, Line, Memory, Releasing, Stopping, Unsettled, fold
 from reconciler.core.names import JobKey
-from reconciler.core.observation import ReportStatus
+from reconciler.core.observation import Census, ReportStatus
 from reconciler.core.partitions import QueueView
 from reconciler.core.phase import Phase
 from reconciler.core.plan import Plan
-from reconciler.core.protocols import Accepted, Backend, Declined, Known, Rents, Submission
+from reconciler.core.protocols import Accepted, Backend, Declined, Known, Look, Rents, Submission
+from reconciler.core.run import Run
 from reconciler.core.secret import Secret
 from reconciler.core.solve import HostView
 from reconciler.load.normal import decode
 from reconciler.store.sqlite import SqliteStore
+from tests.sim.promises import Promises
 from tests.sim.wire import LoginEndpoint, NodeEndpoint
 from tests.worlds import OWNER, job, key
 
@@ -77,6 +79,15 @@ def machine_view(machine: FakeMachine, kind: str) -> HostView:
     if isinstance(machine, FakeCluster):
         return HostView(machine.name, "slurm", "hpc", None, queue=QueueView())
     return HostView(machine.name, kind, "lab", None if machine.gpus else {}, slots=machine.cpus)
+
+
+@dataclass(frozen=True, slots=True)
+class Deed:
+    """`submit`, `resubmit` or `cancel`, and the number of the host's last look before it."""
+
+    verb: str
+    host: str
+    look: int | None
 
 
 class OneByOne(Lanes):
@@ -161,12 +172,20 @@ class Gate:
         for item in submissions:
             mark = (item.run.run_id, item.run.token)
             assert mark in self._in.world.intents, f"{mark} was submitted without a durable intent"
+        self._in.world.promises.acts(self._in)
+        self._in.world.acted(self._name, "submit", *(item.run for item in submissions))
         with self._in.effect(f"submit {self._name}"):
             return self._backend.submit(submissions)
+
+    def observe(self, look: Look) -> Census:
+        return self._in.world.seen(self._name, self._backend.observe(look))
 
     def cancel(self, known: Known, *, reason: str, grace_s: float, force: bool = False) -> str:
         run_id = known.run.run_id
         assert run_id in self._in.world.stop_intents, f"{run_id} was stopped without a durable intent"
+        self._in.world.promises.acts(self._in)
+        self._in.world.promises.cancels(known, grace_s, force=force)
+        self._in.world.acted(self._name, "cancel", known.run)
         with self._in.effect(f"cancel {self._name}"):
             return self._backend.cancel(known, reason=reason, grace_s=grace_s, force=force)
 
@@ -176,6 +195,7 @@ class RentingGate(Gate):
 
     def release(self, machine: Machine) -> str:
         assert machine.run_id in self._in.world.releasing, f"{machine.shown} was released without a durable intent"
+        self._in.world.promises.acts(self._in)
         with self._in.effect(f"release {self._name}"):
             return str(self._backend.release(machine))  # type: ignore[attr-defined]
 
@@ -202,7 +222,7 @@ class Journal:
         world = self._in.world
         with self._in.effect("append " + ",".join(sorted({type(line).__name__ for _, line in batch}))):
             self._store.append(batch, commit=commit, why=why)
-            world.recorded(batch)
+            world.recorded(batch, self._in)
 
     def mark_scanned(self, hosts: Iterable[str]) -> None:
         names = set(hosts) - self._store.scanned()
@@ -226,6 +246,8 @@ class Incarnation:
         self.world = world
         self.dead = False
         self.actor = actor
+        self.allowed: int | None = None
+        self.seen: Pass | None = None
         self.store = SqliteStore(world.path, now=world.clock.now, actor=actor)
         # A kill of the process, not of the machine, is simulated: what SQLite was told stays.
         self.store._db.execute("PRAGMA synchronous = OFF")
@@ -233,6 +255,7 @@ class Incarnation:
 
     def allow(self, count: int) -> None:
         """The user confirms that so many jobs are removed."""
+        self.allowed = count
         self.reconciler = self._reconciler(count)
 
     def give_up(self, hosts: Iterable[str]) -> None:
@@ -315,6 +338,7 @@ class SimWorld:
             *(site.view() for site in self.sites.values()),
         )
         self.began = clock.at
+        self.every_host = self.hosts
         self.manifests: dict[str, Desired] = {}
         self.broken: set[str] = set()
         self.complete = True
@@ -345,7 +369,15 @@ class SimWorld:
         self.others: list[Incarnation] = []
         self.steps: list[Step] = []
         self.lines: list[Line] = []
+        self.promises = Promises(self)
+        self.censuses: list[Census] = []
+        self.lenses: dict[int, Callable[[Census], Census]] = {}
+        self.deeds: list[Deed] = []
+        self.punctual = True
+        self.saved: tuple[bytes, dict[JobKey, Memory]] | None = None
+        self._sent: set[str] = set()
         self.reasons: Counter[str] = Counter()
+        self.phases: Counter[str] = Counter()
         self.disturb: Callable[[str, FakeMachine], Fault | None] = lambda verb, machine: None
         self._tokens = 0
         self._actors = 0
@@ -415,11 +447,22 @@ class SimWorld:
         raise Killed
 
     def kill_and_lose_state(self, incarnation: Incarnation) -> None:
-        incarnation.end()
+        self._lose(incarnation, *self.others)
+        raise Killed
+
+    def lose_state(self) -> None:
+        """Between two passes; another process takes over."""
+        self._lose(self.now)
+        self.now = self.born()
+
+    def _lose(self, *incarnations: Incarnation) -> None:
+        for one in {*incarnations}:
+            if not one.dead:
+                one.end()
         for path in self.path.parent.glob(self.path.name + "*"):
             path.unlink()
         self.folded.clear()
-        raise Killed
+        self.promises.state_lost()
 
     def restart(self, actor: str | None = None) -> None:
         if not self.now.dead:
@@ -465,9 +508,11 @@ class SimWorld:
         self.happen()
         reconciler = incarnation.reconciler
         try:
-            seen = reconciler.look()
+            seen = incarnation.seen = reconciler.look()
+            self.promises.decided(incarnation, seen)
             self.reasons.update(action.reason for action in seen.plan.actions)
             self.reasons.update(view.reason for view in seen.plan.views)
+            self.phases.update(view.phase.value for view in seen.plan.views)
             if seen.plan.refusal is not None and self.confirm:
                 incarnation.allow(sum(action.destructive for action in seen.plan.actions))
                 return None
@@ -475,6 +520,7 @@ class SimWorld:
                 incarnation.give_up(alarm.host for alarm in seen.plan.alarms)
                 return None
             between()
+            incarnation.alive_or_killed()
             newest, passes = incarnation.store.newest(), self.passes
             if seen.plan.refusal is None:
                 reconciler.apply(seen, why="sim")
@@ -517,10 +563,25 @@ class SimWorld:
                     self._noted.add(run_id)
                     self.done_work[process.run.job] = (process.run.digest, process.run.generation)
 
-    def recorded(self, batch: Iterable[tuple[JobKey, Line]]) -> None:
+    def seen(self, host: str, census: Census) -> Census:
+        """What one look at one host brings. `lenses` say, by the number of the look, what is seen in place of the truth."""
+        number = len(self.censuses)
+        self.censuses.append(census)
+        lens = self.lenses.get(number)
+        return census if lens is None else lens(census)
+
+    def acted(self, host: str, verb: str, *runs: Run) -> None:
+        """A host is about to be told something."""
+        again = any(run.attempt > 1 or run.run_id in self._sent for run in runs)
+        self._sent |= {run.run_id for run in runs}
+        look = max((number for number, one in enumerate(self.censuses) if one.host == host), default=None)
+        self.deeds.append(Deed("resubmit" if verb == "submit" and again else verb, host, look))
+
+    def recorded(self, batch: Iterable[tuple[JobKey, Line]], incarnation: Incarnation) -> None:
         self._note_done()
         for job_key, line in batch:
             self.lines.append(line)
+            self.promises.line(incarnation, job_key, line, self.folded.get(job_key) or Memory(job_key))
             self.folded[job_key] = fold(self.folded.get(job_key) or Memory(job_key), line, self.clock.now())
             match line:
                 case Launching(run=run):
@@ -528,7 +589,9 @@ class SimWorld:
                         self.done_work.pop(job_key, None)
                     self.intents.add((run.run_id, run.token))
                 case Forgotten():
-                    self.done_work.pop(job_key, None)
+                    done = self.done_work.get(job_key)
+                    if done is not None and (job_key, done) not in self.promises.told_done:
+                        del self.done_work[job_key]  # nobody knew that it was done
                 case Stopping(run_id=run_id):
                     self.stop_intents.add(run_id)
                     self.stopping.add(run_id)
@@ -536,7 +599,7 @@ class SimWorld:
                     self.releasing.add(run_id)
                 case Ended(run_id=run_id, phase=Phase.SUCCEEDED):
                     done = self.folded[job_key].tombstone
-                    assert done is not None
+                    assert done is not None, f"{run_id} has succeeded, and that is not kept"
                     self.done_work[job_key] = (done.digest, done.generation)
                 case Unsettled(run_id=run_id):
                     self.stop_intents.add(run_id)
@@ -545,6 +608,7 @@ class SimWorld:
         run = process.run
         if run.owner != OWNER:
             return
+        self.promises.starts(machine, process)
         if not any(one is process for one in self.started):  # a scheduler may start the same attempt anew
             self.started.append(process)
         assert (run.run_id, run.token) in self.intents, f"{run.run_id} started without a durable intent"
@@ -562,7 +626,8 @@ class SimWorld:
                     continue
                 if (other.run.run_id, other.run.token) == (run.run_id, run.token) and machine.name not in self.machines:
                     continue  # another machine of the same gang
-                assert other.run.job != run.job or other.run.owner != OWNER, (
+                late = not self.punctual and run.attempt != other.run.attempt
+                assert late or other.run.job != run.job or other.run.owner != OWNER, (
                     f"two live attempts: {run.run_id} on {machine.name} beside {other.run.run_id} on {other_machine.name}"
                 )
                 if other_machine is machine and set(run.gpus or ()) & set(other.run.gpus or ()):
@@ -578,6 +643,7 @@ class SimWorld:
     def _stopped(self, machine: FakeMachine, process: Process) -> None:
         run = process.run
         assert run.owner == OWNER, f"somebody else's run {run.run_id} was stopped"
+        self.promises.stops(process)
         minded = (self.folded.get(run.job) or Memory(run.job)).run
         if minded is not None and (minded.run_id, minded.token) == (run.run_id, run.token):
             assert run.run_id in self.stopping, f"the run {run.run_id} was ended, and only its twin was meant"
@@ -668,16 +734,27 @@ class SimWorld:
             views = [] if self.last is None else [f"{v.job.name}: {v.phase} {v.reason}" for v in self.last.plan.views]
             assert self.clock.now() < end, f"no rest within {limit_s} s: {views}"
             self.clock.sleep(self.pace_s)
-        newest, calls = self.now.store.newest(), self._effects()
+        self._one_each()
+        newest, calls = self.now.store.newest(), self.effects()
         for _ in range(2):
             self.clock.sleep(60.0)
             self.step()
         later = [f"{entry.job.name} {entry.line}" for entry in self.now.store.history()[newest:]]
-        assert (later, self._effects()) == ([], calls), f"the world at rest was disturbed: {later}"
+        assert (later, self.effects()) == ([], calls), f"the world at rest was disturbed: {later}"
         left = [leak for site in self.sites.values() for leak in site.leaks()]
         assert not left, f"left behind, and costing: {left}"
 
-    def _effects(self) -> int:
+    def _one_each(self) -> None:
+        """At rest no job lives twice, nor waits twice in a queue, though something came later than promised."""
+        living = Counter(p.run.job for m in self.machines.values() for p in m.living() if p.run.owner == OWNER)
+        assert max(living.values(), default=0) <= 1, f"at rest, and more than one attempt lives: {living}"
+        for machine in self.machines.values():
+            if isinstance(machine, FakeCluster):
+                queued = Counter(job.run_id for job in machine.jobs if not job.over)
+                assert max(queued.values(), default=0) <= 1, f"at rest, and queued twice: {queued}"
+
+    def effects(self) -> int:
+        """Launches and stops that reached a host."""
         return sum(verb in ("submit", "cancel") for machine in self.everywhere() for verb in machine.calls)
 
 

@@ -1,0 +1,1 @@
+"""Bugs planted into the product, to see that the simulated worlds find them."""
