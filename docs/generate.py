@@ -123,7 +123,8 @@ manifests, `~/.reconciler.yaml`, `~/.theseus.yaml`, else one built-in host `loca
 types, fields and chips are errors.
 
 A credential (`mount`, `wandb`, `hf_token` of a cluster) may be written out, or better be a reference: `{env: NAME}`,
-`{file: PATH}` or `{command: [program, argument]}`. Its value is in no message, plan, log or script.
+`{file: PATH}` or `{command: [program, argument]}`. Its value is in no message, plan, log or script. In an inventory among the
+manifests a reference needs the same permission as in a manifest ([security](security.md#what-manifests-may-have)).
 
 A host of type `tpu` is one VM with the host's name, or with `per_run` a VM for each run, up to `max_nodes`:
 
@@ -239,7 +240,7 @@ makes the shell complete verbs and options.
 | 0 | done, or nothing to do |
 | 1 | error: the message says what to do next |
 | 2 | `plan` only: there is something to do |
-| 3 | refused by the guard against mass deletion; [deleting](deleting.md) |
+| 3 | refused by a guard: the one against [mass deletion](deleting.md), or [of one host](requeue.md#many-runs-vanish-at-once) |
 | 4 | partial: a manifest is broken, or a job is held, failed or on a host that cannot be asked |
 | 5 | another reconciler holds the lock of this repository's state |
 | 6 | the saved plan is stale |

@@ -44,6 +44,10 @@ def main(arguments: List[str]) -> int:
 
 
 def _serve(verb: str, document: Dict[str, Any]) -> None:
+    if os.environ.pop("RECONCILER_SHARED", ""):  # files.SHARED
+        from runtime import files  # noqa: PLC0415
+
+        files.open_to_others()
     if verb == "launch":
         from runtime.launch import launch as serve  # noqa: PLC0415
     elif verb == "observe":

@@ -147,7 +147,7 @@ def start(status_dir: str, started: Dict[str, Any]) -> bool:
 
 
 def _lock(job_dir: str) -> Tuple[int, bool]:
-    descriptor = os.open(os.path.join(job_dir, contract.LOCK), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    descriptor = os.open(os.path.join(job_dir, contract.LOCK), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, files.FILE)
     deadline = time.monotonic() + LOCK_WAIT_S
     while True:
         try:
@@ -279,12 +279,12 @@ def _make(run: Run, node: Node, launcher: Dict[str, Any], job_dir: str) -> Claim
     aside = os.path.join(job_dir, ".%s.%d" % (run_id[-80:], os.getpid()))
     log = -1
     try:
-        os.mkdir(aside, 0o755)
+        os.mkdir(aside, files.DIRECTORY)
         if not run["queue"]:  # else another machine opens it when the job begins
             log = os.open(
                 os.path.join(aside, contract.LOG),
                 os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOCTTY,
-                0o644,
+                files.FILE,
             )
         status.write_file(os.path.join(aside, contract.CLAIM), status.encode(claim), flush=False)
         status.write_file(os.path.join(aside, contract.METADATA), status.encode(record), flush=False)

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import os
 
+SHARED = "RECONCILER_SHARED"
+# Other accounts of the host may neither list nor read what is made here, whatever the umask; it decides for the group.
+FILE, DIRECTORY = 0o640, 0o750
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import List
@@ -12,12 +16,22 @@ if TYPE_CHECKING:
 def make_directories(path: str) -> None:
     """Make `path` and what is missing above it. The usual case, only the last part missing, is one call."""
     try:
-        os.mkdir(path, 0o755)
+        os.mkdir(path, DIRECTORY)
     except FileExistsError:
         if not os.path.isdir(path):
             raise
     except FileNotFoundError:
-        os.makedirs(path, 0o755, exist_ok=True)
+        above = os.path.dirname(path.rstrip("/"))
+        if above in ("", path):
+            raise
+        make_directories(above)
+        make_directories(path)
+
+
+def open_to_others() -> None:
+    """For a volume that is mounted by nobody but the runs' own pods: their images may have users who are not each other's."""
+    global FILE, DIRECTORY
+    FILE, DIRECTORY = 0o644, 0o755
 
 
 def remove_tree(path: str) -> List[str]:

@@ -6,7 +6,7 @@ import os
 import signal
 import time
 
-from runtime import process, status
+from runtime import files, process, status
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def rotate(log: str, size_max: int, count: int, writers: Callable[[], List[Proce
 
 def _rotate(log: str, count: int, writers: Callable[[], List[Process]]) -> bool:
     aside = log + ".new"
-    with open(log, "r+b", buffering=0) as source, open(aside, "wb", buffering=0) as target:
+    with open(log, "r+b", buffering=0) as source, open(aside, "wb", buffering=0, opener=_made) as target:
         _copy(source.fileno(), target.fileno(), os.fstat(source.fileno()).st_size)
         stopped: List[int] = []
         try:
@@ -53,6 +53,10 @@ def _rotate(log: str, count: int, writers: Callable[[], List[Process]]) -> bool:
         finally:
             process.send(stopped, signal.SIGCONT)
     return True
+
+
+def _made(path: str, flags: int) -> int:
+    return os.open(path, flags, files.FILE)
 
 
 def _stand_still(writers: Callable[[], List[Process]], stopped: List[int]) -> bool:

@@ -73,6 +73,7 @@ def observe(document: Dict[str, Any], say: Say) -> Dict[str, Any]:
         if status_dir in settled and sighting["state"] == "absent" and status_dir.startswith(tuple(gone)):
             # The run was there once, so its root was: a file system that is not mounted proves nothing.
             sighting["error"] = "its status root does not exist any more: is a file system not mounted?"
+            sighting["rootless"] = True
         say({"sighting": sighting})
     closing: Dict[str, Any] = {
         "boot_id": node.boot_id,

@@ -58,6 +58,7 @@ def serve(directory: str) -> int:
     except (OSError, ValueError) as error:
         return _refuse({}, Refused("other", "the run cannot be read from %s: %s" % (directory, error)))
     os.umask(os.umask(0o022) & ~0o700)
+    files.open_to_others()
     job = PodJob(run["token"])
     if place.rank == 0:
         try:

@@ -6,7 +6,7 @@ import errno
 import os
 import re
 
-from runtime import checkpoints, contract, status
+from runtime import checkpoints, contract, files, status
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ class Record:
         if not hasattr(os, "posix_fallocate"):
             return
         try:
-            descriptor = os.open(self._reserve, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            descriptor = os.open(self._reserve, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, files.FILE)
         except OSError:
             return
         try:

@@ -7,6 +7,8 @@ import json
 import os
 import time
 
+from runtime import files
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Dict
@@ -55,7 +57,7 @@ def _read_all(descriptor: int) -> bytes:
 
 def write_file(path: str, data: bytes, *, flush: bool) -> None:
     """Create or empty `path` and write all of `data`; `flush` waits for the disk. Raises OSError."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, files.FILE)
     try:
         write_all(descriptor, data)
         if flush:
@@ -138,7 +140,7 @@ def first_to_write(path: str, value: Any) -> bool:
 
 def _create_exclusively(path: str, data: bytes) -> bool:
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, files.FILE)
     except FileExistsError:
         return False
     try:

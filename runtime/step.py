@@ -178,7 +178,7 @@ def attend(run: Run, job: Job, place: Ranks, kind: Optional[Type[QueuedSuperviso
         files.make_directories(directory)
     record = _record(run, place, node, directory)
     log = os.path.join(directory if place.rank else run["status_dir"], contract.LOG)
-    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOCTTY, 0o644)
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOCTTY, files.FILE)
     claimed = claim.Claimed(run, record.fields, descriptor)
     if job.restart:
         os.write(descriptor, b"[reconciler] the scheduler started this attempt anew (restart %d)\n" % job.restart)

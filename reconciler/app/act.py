@@ -9,13 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from reconciler.app.excerpt import with_excerpts
 from reconciler.app.lanes import Lanes
 from reconciler.app.ports import Package, Ports, Progress
 from reconciler.core.actions import Action, Release, Start, Stop, Verb
 from reconciler.core.backoff import delay_s
 from reconciler.core.cause import Cause
+from reconciler.core.cooling import BLAMED_REASONS
 from reconciler.core.cost import cost_of
-from reconciler.core.errors import LockHeld, ReconcilerError, Retry
+from reconciler.core.errors import AccessRefused, LockHeld, ReconcilerError, Rejected, Retry, Unreachable
 from reconciler.core.job import Desired, JobSpec
 from reconciler.core.machine import Machine
 from reconciler.core.memory import (
@@ -100,7 +102,8 @@ def act(
         if report is not None:
             report(item)
 
-    lines: list[tuple[JobKey, Line]] = list(made.lines)
+    leave = _Leave(ports.store)
+    lines: list[tuple[JobKey, Line]] = with_excerpts(made.lines, memories, ports, lanes, tick=leave.renew)
     work: dict[str, _HostWork] = {}
     packages: dict[tuple[object, ...], Package] = {}
     for action in made.actions:
@@ -137,7 +140,6 @@ def act(
     ports.store.mark_scanned(scanned)
     if not work:
         return done
-    leave = _Leave(ports.store)
     calls = {host: _on_lane(host, item, ports, progress, leave) for host, item in work.items()}
     for host, results in lanes.each(calls, tick=leave.renew):
         settled, items, rescan = _settle(host, work[host], results, desired, memories, ports)
@@ -360,10 +362,15 @@ def _settle(
                 if reason in ("fenced", "claimed", "alive"):
                     # The host knows an attempt that we do not: look at everything there before trying again.
                     rescan = True
-                lines.append((run.job, Refused(run.run_id, message, _next_try(run, desired, memories, ports), cause)))
+                blamed = reason in BLAMED_REASONS
+                later = _next_try(run, desired, memories, ports)
+                lines.append((run.job, Refused(run.run_id, message, later, cause, blamed)))
                 items.append(Done(ready.action, False, message))
             case ReconcilerError() as error if error.retry is not Retry.AFTER_LOOKING and not ready.again:
-                lines.append((run.job, Refused(run.run_id, error.message, _next_try(run, desired, memories, ports))))
+                later = _next_try(run, desired, memories, ports)
+                # What refuses a whole call lies with the host: no way there, no entry, or a runtime that does not start.
+                blamed = isinstance(error, (Unreachable, AccessRefused, Rejected))
+                lines.append((run.job, Refused(run.run_id, error.message, later, blamed=blamed)))
                 items.append(Done(ready.action, False, str(error)))
             case _:
                 # What was sent before may still be on its way: that this call did nothing does not settle it. Only the host's

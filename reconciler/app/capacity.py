@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 
 from reconciler.app.converge import Reconciler
+from reconciler.app.ports import Ports
+from reconciler.core.cooling import Pause, pauses
+from reconciler.core.errors import StoreError
 from reconciler.core.gangs import GangView
 from reconciler.core.observation import Capacity, Census
 from reconciler.core.solve import HostView, Reservations
@@ -35,7 +39,20 @@ def survey(reconciler: Reconciler) -> list[Row]:
         for seen in census.sightings.values():
             if seen.alive and seen.run is not None:
                 taken.take(host, seen.run.gpus)
-    return [_row(view, censuses.get(view.name), taken, reconciler) for view in reconciler.ports.hosts]
+    rows = [_row(view, censuses.get(view.name), taken, reconciler) for view in reconciler.ports.hosts]
+    paused: Mapping[str, Pause] = {}
+    with suppress(StoreError):  # what the machines have can be told without the state
+        paused = cooled(reconciler.ports)
+    return [
+        replace(row, note="; ".join(filter(None, (paused[row.name].sentence, row.note)))) if row.name in paused else row
+        for row in rows
+    ]
+
+
+def cooled(ports: Ports) -> Mapping[str, Pause]:
+    """The hosts that cool down now, as far as the journal tells. Raises StoreError."""
+    strikes = (one for memory in ports.store.memories().values() for one in memory.strikes)
+    return pauses(strikes, {}, ports.clock.now())
 
 
 def _queue_row(view: HostView, capacity: Capacity, promised: Mapping[str, int]) -> Row:

@@ -7,10 +7,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from reconciler.app.wiring import Settings, find_place, read_inventory, remarks_on
+from reconciler.app.wiring import Settings, find_place, read_inventory, remarks_on, trust_of
 from reconciler.core.errors import ManifestError, Problem, SourceError
 from reconciler.load.documents import INVENTORY_NAMES, is_manifest, load_documents
 from reconciler.load.references import check_references
+from reconciler.load.trust import check_trust
 from reconciler.source.manifests import blobs, read_working_tree
 
 
@@ -40,6 +41,7 @@ def check_all(settings: Settings) -> Checked:
     try:
         inventory = read_inventory(settings, place)
         problems.extend(check_references(loaded.desired, inventory))
+        problems.extend(check_trust(loaded.desired, trust_of(inventory, place)))
         notes = remarks_on(inventory)
         names = ", ".join(inventory.order[:5]) + (", …" if len(inventory.order) > 5 else "")
         tail = f"; inventory {inventory.file or '(built in)'}: {names}"

@@ -10,6 +10,7 @@ from reconciler.app.act import Done, act
 from reconciler.app.lanes import Lanes
 from reconciler.app.ports import DesiredState, Ports, Progress
 from reconciler.core.actions import Verb
+from reconciler.core.cooling import STRIKES_KEPT, STRIKES_KEPT_S
 from reconciler.core.decide import rest
 from reconciler.core.errors import ReconcilerError, Retry, StoreError
 from reconciler.core.job import Desired
@@ -28,12 +29,15 @@ COOL_DOWN_S = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the command line may say about a pass."""
+    """What the command line may say about a pass. `lost`: hosts whose missing runs are lost, said of the first look that shows
+    them; `trusted`: hosts that take jobs although they cool down."""
 
     assume_empty: frozenset[str] = frozenset()
     delete_allowed: int | None = None
     approved: bool = False
     only: frozenset[JobKey] | None = None
+    lost: frozenset[str] = frozenset()
+    trusted: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +118,8 @@ class Reconciler:
         self._cooling: dict[str, tuple[float, Census]] = {}
         self._poll_s = {view.name: view.poll_s for view in ports.hosts if view.poll_s > 0}
         self._recent: dict[str, tuple[float, Look, Census]] = {}
+        self._reachable: dict[str, bool] = {}
+        self._breaks: dict[str, tuple[float, ...]] = {}
 
     @property
     def ports(self) -> Ports:
@@ -139,7 +145,7 @@ class Reconciler:
         minded = memories if only is None else {key: memory for key, memory in memories.items() if key in only}
         state = _checked(state, minded, only, ports)
         hungry = _hungry(state.desired, memories, only)
-        looks = _looks(hungry, minded, unscanned, ports)
+        looks = _looks(hungry, minded, memories, unscanned, ports)
         censuses = self._observe(looks, tick)
         # An old answer (of a cache, a replica, another login node) shows nothing of a run that was launched since, or one alive
         # that has ended. What contradicts our memory is believed when it is said twice.
@@ -189,6 +195,7 @@ class Reconciler:
             if census.scanned and seen.world.only is None
         ]
         if not seen.plan.effects and not seen.plan.lines and not set(scanned) & self._unscanned():
+            self._heeded(seen)
             return []
         store.lock()
         try:
@@ -213,7 +220,14 @@ class Reconciler:
                 store.unlock()
             raise
         store.unlock()
+        self._heeded(seen)
         return done
+
+    def _heeded(self, seen: Pass) -> None:
+        """That runs are lost is said of what is missing now: what vanishes later, while this process goes on, is another
+        matter."""
+        looked = {host for host, census in seen.world.observation.censuses.items() if census.complete}
+        self._options = replace(self._options, lost=self._options.lost - looked)
 
     def probe(self) -> dict[str, Census]:
         """Ask every host that is driven what it has and what runs there."""
@@ -271,6 +285,9 @@ class Reconciler:
             approved=self._options.approved or self._ports.approve,
             limits=self._ports.limits,
             only=self._options.only,
+            lost=self._options.lost,
+            trusted=self._options.trusted,
+            breaks=dict(self._breaks),
         )
 
     def _observe(self, looks: Mapping[str, Look], tick: Callable[[], None] | None) -> dict[str, Census]:
@@ -289,6 +306,7 @@ class Reconciler:
             if isinstance(census, ReconcilerError):
                 census = Census(host, complete=False, error=str(census))  # noqa: PLW2901
             found[host] = census
+            self._note_way(host, there=census.complete or bool(census.sightings))
             if census.complete:
                 self._observed_at[host] = self._ports.clock.now()
                 if host in self._poll_s:
@@ -297,6 +315,14 @@ class Reconciler:
             elif not census.sightings:
                 self._cooling[host] = (self._ports.clock.now() + COOL_DOWN_S, census)
         return found
+
+    def _note_way(self, host: str, *, there: bool) -> None:
+        """Remember when the way to a host was seen to go away, as long as that can lead to a pause."""
+        if self._reachable.get(host) and not there:
+            now = self._ports.clock.now()
+            had = (at for at in self._breaks.get(host, ()) if abs(now - at) < STRIKES_KEPT_S)
+            self._breaks[host] = (*had, now)[-STRIKES_KEPT:]
+        self._reachable[host] = there
 
 
 def _covers(had: Look, wanted: Look) -> bool:
@@ -367,10 +393,18 @@ def _hungry(
 
 
 def _looks(
-    hungry: Iterable[Desired], memories: Mapping[JobKey, Memory], unscanned: frozenset[str], ports: Ports
+    hungry: Iterable[Desired],
+    minded: Mapping[JobKey, Memory],
+    memories: Mapping[JobKey, Memory],
+    unscanned: frozenset[str],
+    ports: Ports,
 ) -> dict[str, Look]:
     """Which hosts to ask, and what: those with an open run, those never looked at, those a job could start on, and those on which
-    something forgotten would cost money. A world without these in which everything has finished asks nobody."""
+    something forgotten would cost money. A world without these in which everything has finished asks nobody.
+
+    A host that is asked is asked for all its runs, `minded` in this pass or not: whether too many are missing depends on all.
+    """
+    open_on = {memory.run.host for memory in minded.values() if memory.run is not None}
     known: dict[str, list[Known]] = {}
     for memory in memories.values():
         if memory.run is not None:
@@ -384,5 +418,5 @@ def _looks(
         if probe == every:
             break
         probe.update(candidates(ports.decode(wanted.normal).request, ports.hosts))
-    asked = (known.keys() | unscanned | probe | rented) & every
+    asked = (open_on | unscanned | probe | rented) & every
     return {host: Look(tuple(known.get(host, ())), host in unscanned, host in probe) for host in sorted(asked)}

@@ -6,13 +6,22 @@ import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from reconciler.app.capacity import cooled
 from reconciler.app.check import check_all
 from reconciler.app.doctor_machine import examine_machine
 from reconciler.app.doctor_queue import examine_queue
 from reconciler.app.doctor_volcano import examine_volcano
 from reconciler.app.finding import Finding
 from reconciler.app.lanes import Lanes
-from reconciler.app.wiring import Hosts, Settings, find_place, machines_folder, read_inventory, transport_settings
+from reconciler.app.wiring import (
+    Hosts,
+    Settings,
+    find_place,
+    machines_folder,
+    open_ports,
+    read_inventory,
+    transport_settings,
+)
 from reconciler.backends.tpu import TpuBackend
 from reconciler.backends.volcano import VolcanoBackend
 from reconciler.core.chips import topology_of
@@ -56,7 +65,24 @@ def examine(settings: Settings, names: Iterable[str] | None) -> list[Finding]:
             findings.append(Finding(name, "connection", False, result.message, result.hint))
         else:
             findings.extend(result)
-    return findings
+    return [*findings, *_paused(settings, wanted)]
+
+
+def _paused(settings: Settings, wanted: Iterable[str]) -> Iterable[Finding]:
+    """Hosts that get no new jobs for a while, which no look at the host itself can tell."""
+    try:
+        with open_ports(settings) as ports:
+            paused = cooled(ports)
+    except ReconcilerError as error:
+        yield Finding("this machine", "state", False, error.message, error.hint)
+        return
+    for name in wanted:
+        if name in paused:
+            fix = (
+                f"Find out why it loses jobs; until then others are chosen. To start there: reconciler apply --trust-host "
+                f"{name}"
+            )
+            yield Finding(name, "cool-down", False, paused[name].sentence, fix)
 
 
 def _here(settings: Settings) -> Iterable[Finding]:

@@ -25,6 +25,7 @@ for t in git tar gzip bash rsync uv nvidia-smi; do command -v "$t" >/dev/null 2>
 [ -x "$HOME/.local/bin/uv" ] && echo "tool uv"
 echo "clock $(date -u +%s)"
 shift
+umask o=
 for d in "$@"; do
   if mkdir -p "$d" 2>/dev/null && t="$d/.reconciler-doctor.$$" && : > "$t" 2>/dev/null; then
     rm -f "$t"; echo "writable $(df -Pk "$d" 2>/dev/null | awk 'NR==2{print $4}') $d"

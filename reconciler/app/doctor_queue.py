@@ -93,7 +93,7 @@ def _shared(host: SlurmHost, cluster: Cluster, capacity: QueueCapacity, transpor
     paths = list(dict.fromkeys((cluster.root, cluster.share, cluster.status, cluster.checkpoints, cluster.results)))
     marks = " ".join(shlex.quote(f"{path}/.reconciler-doctor") for path in paths)
     folders = " ".join(map(shlex.quote, paths))
-    transport.run(Command(("sh", "-c", f"mkdir -p {folders}; touch {marks}")), deadline_s=_DEADLINE_S)
+    transport.run(Command(("sh", "-c", f"umask o=; mkdir -p {folders}; touch {marks}")), deadline_s=_DEADLINE_S)
     wishes = [wish.name for wish in (*host.partitions, *host.cpu_partitions)] or [
         one.name for one in capacity.partitions.values() if one.default
     ]

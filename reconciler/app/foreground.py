@@ -14,6 +14,7 @@ import runtime.checkpoints
 from reconciler.core.errors import ShipError
 from reconciler.core.job import JobSpec
 from reconciler.core.secret import Secret
+from reconciler.transports.private import make_private, write_private
 
 
 def run_here(spec: JobSpec, secrets: Mapping[str, Secret], *, directory: Path, root: Path) -> int:
@@ -29,9 +30,9 @@ def run_here(spec: JobSpec, secrets: Mapping[str, Secret], *, directory: Path, r
     results = base / "results" / key
     try:
         for path in (checkpoints, status, results):
-            path.mkdir(parents=True, exist_ok=True)
+            make_private(path)
         config = status / "config.json"
-        config.write_text(json.dumps(dict(spec.config)))
+        write_private(config, json.dumps(dict(spec.config)))
     except OSError as error:
         raise ShipError(f"{base} cannot be written: {error}", hint="Give another place with --root DIR.") from error
     source = directory if spec.source is None else directory / spec.source.repo

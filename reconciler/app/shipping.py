@@ -19,6 +19,7 @@ from reconciler.core.job import JobSpec, Source
 from reconciler.core.names import digest_of
 from reconciler.core.protocols import Tree
 from reconciler.core.transport import Transport
+from reconciler.load.trust import Permits
 from reconciler.source import git
 from reconciler.source.deliver import Trust, deliver, deliver_runtime, object_path, runtime_path
 from reconciler.source.rsync import synchronise
@@ -49,6 +50,7 @@ class HostShipping:
         self.transport = transport
         self.settings = settings
         self.share = share
+        self.shared = False
         self._bundle = bundle
 
     @property
@@ -68,15 +70,18 @@ class HostShipping:
 class MachinesShipping:
     """The end of a host whose machines come and go: code goes to those on which it was found missing, which `lacking` tells."""
 
-    def __init__(self, name: str, share: str, lacking: Callable[[], Sequence[Transport]]) -> None:
+    def __init__(
+        self, name: str, share: str, lacking: Callable[[], Sequence[Transport]], *, shared: bool = False
+    ) -> None:
         self.name = name
+        self.shared = shared
         self.share = share
         self.transports = lacking
 
 
-def install_on(transport: Transport, share: str, bundle: Bundle) -> None:
+def install_on(transport: Transport, share: str, bundle: Bundle, *, shared: bool = False) -> None:
     """Bring the runtime to one machine. Raises ShipError, Rejected, and the transport's errors."""
-    deliver_runtime(transport, share, bundle.data, deadline_s=BUNDLE_DEADLINE_S)
+    deliver_runtime(transport, share, bundle.data, deadline_s=BUNDLE_DEADLINE_S, shared=shared)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,17 +95,21 @@ class Rsynced:
 class RepositoryShipper:
     """Packs from the repositories that manifests name, relative to theirs."""
 
-    def __init__(self, root: Path, cache_dir: Path, hosts: Callable[[str], HostShipping | MachinesShipping]) -> None:
+    def __init__(
+        self, root: Path, cache_dir: Path, hosts: Callable[[str], HostShipping | MachinesShipping], trust: Permits
+    ) -> None:
         self._root = root
+        self._trust = trust
         self._cache = cache_dir
         self._hosts = hosts
 
     def prepare(self, spec: JobSpec, pin: str | None, head: str | None) -> Package:
-        """Resolve or take the pinned commit, and pack. Raises ShipError and SourceError with the repository's name."""
+        """Resolve or take the pinned commit, and pack. Raises ShipError, also for a repository from which manifests may ship
+        nothing, and SourceError; both with the repository's name."""
         source = spec.source
         if source is None:
             return Package(None, False, None)
-        repo = (self._root / Path(source.repo).expanduser()).resolve()
+        repo = self._trust.repo(source.repo)
         if not repo.is_dir():
             raise ShipError(
                 f"{source.repo}: no such directory beside the manifests ({repo})", hint="Correct spec.source.repo."
@@ -155,7 +164,13 @@ def _send(end: HostShipping | MachinesShipping, snapshot: Snapshot, progress: Pr
 
     def call(transport: Transport) -> Callable[[], object]:
         return lambda: deliver(
-            transport, end.share, snapshot, deadline_s=DELIVER_DEADLINE_S, trust=Trust.CHECKSUM, progress=add
+            transport,
+            end.share,
+            snapshot,
+            deadline_s=DELIVER_DEADLINE_S,
+            trust=Trust.CHECKSUM,
+            shared=end.shared,
+            progress=add,
         )
 
     results = abreast({number: call(transport) for number, transport in enumerate(transports)})

@@ -38,10 +38,12 @@ from reconciler.core.protocols import Announces, Backend
 from reconciler.core.secret import Secret
 from reconciler.core.solve import HostView
 from reconciler.core.transport import Transport
+from reconciler.core.trust import Allowed
 from reconciler.load.inventory import find_inventory
 from reconciler.load.normal import decode
 from reconciler.load.references import check_references
 from reconciler.load.secrets import Resolver
+from reconciler.load.trust import ALLOW_CONFIG, ALLOW_VARIABLE, Permits, check_trust, parse_allowed
 from reconciler.source import git
 from reconciler.source.deliver import runtime_path
 from reconciler.source.owner import owner_of, state_name
@@ -74,6 +76,8 @@ class Place:
     git_dir: Path | None
     path: str = "."
     """The manifest directory, from the top of the repository: two of them are two sources, with jobs of their own."""
+    top: Path = Path()
+    """The repository's own directory: `root`, or one above it."""
 
 
 class SystemClock:
@@ -105,7 +109,30 @@ def find_place(settings: Settings) -> Place:
         # The folder may exist in the commit and not on disk (sparse checkout, bare repository).
         has_folder = git.ask(root, "cat-file", "-e", f"{settings.ref}:./{MANIFESTS}")[0] == 0
     subdir = MANIFESTS if has_folder else "."
-    return Place(root, subdir, git_dir, posixpath.normpath(posixpath.join(prefix or ".", subdir)))
+    above = prefix.count("/")
+    top = root.parents[above - 1] if above else root
+    return Place(root, subdir, git_dir, posixpath.normpath(posixpath.join(prefix or ".", subdir)), top)
+
+
+def trust_in(place: Place) -> Permits:
+    """What the manifests of this place may have of this machine, but for what an inventory adds. Raises ManifestError."""
+    return Permits(
+        place.top,
+        place.root,
+        Path.home(),
+        parse_allowed(os.environ.get(ALLOW_VARIABLE, ""), f"${ALLOW_VARIABLE}"),
+        lambda: _configured(place),
+    )
+
+
+def _configured(place: Place) -> Allowed:
+    """What the clone's own git configuration, or the user's, permits. Raises ManifestError."""
+    allowed = Allowed()
+    if place.git_dir is not None:
+        _, out, _ = git.ask(place.root, "config", "--null", "--get-all", ALLOW_CONFIG)
+        for text in git.split_nul(out):
+            allowed = allowed.and_also(parse_allowed(text, f"git config {ALLOW_CONFIG}"))
+    return allowed
 
 
 def read_inventory(settings: Settings, place: Place) -> Inventory:
@@ -116,7 +143,13 @@ def read_inventory(settings: Settings, place: Place) -> Inventory:
         manifests_dir=place.root / place.subdir,
         home=Path.home(),
         state_dir=_state_base(settings),
+        trust=trust_in(place),
     )
+
+
+def trust_of(inventory: Inventory, place: Place) -> Permits:
+    """What the manifests may have of this machine. Raises ManifestError."""
+    return trust_in(place).also(inventory.allow)
 
 
 @contextmanager
@@ -127,6 +160,7 @@ def open_ports(settings: Settings) -> Iterator[Ports]:
     cache_dir = _cache_base(settings) / hashlib.sha256(str(place.root).encode()).hexdigest()[:16]
     owner = _owner(place, cache_dir)
     inventory = read_inventory(settings, place)
+    trust = trust_of(inventory, place)
     store = _store(settings, place, inventory, owner)
     hosts = Hosts(inventory, machines_folder(settings), owner)
     try:
@@ -141,14 +175,14 @@ def open_ports(settings: Settings) -> Iterator[Ports]:
             ),
             store=store,
             clock=SystemClock(),
-            shipper=RepositoryShipper(place.root, cache_dir, hosts.shipping),
+            shipper=RepositoryShipper(place.root, cache_dir, hosts.shipping, trust),
             hosts=tuple(view_of(host, inventory.gres_mapping) for host in inventory.ordered()),
             backends=hosts.backend,
-            secrets=secrets_of(inventory, place.root),
+            secrets=secrets_of(inventory, trust),
             token=lambda: randomness.token_hex(16),
             decode=decode,
             chip_of=chip_of,
-            check=lambda jobs: check_references(jobs, inventory),
+            check=lambda jobs: (*check_references(jobs, inventory), *check_trust(jobs, trust)),
             owner=owner,
             inventory_digest=inventory.digest,
             limits=inventory.limits,
@@ -168,7 +202,7 @@ def _store(settings: Settings, place: Place, inventory: Inventory, owner: str) -
             hint="Make it one with a remote to which you can push, or write state: local.",
         )
     # Each directory of manifests is a source of its own, with a state of its own.
-    return GitStore(GitRef(place.root, ref=f"refs/reconciler/{state_name(owner)}"))
+    return GitStore(GitRef(place.root, ref=f"refs/reconciler/{state_name(owner)}", git_dir=place.git_dir))
 
 
 def remarks_on(inventory: Inventory) -> tuple[str, ...]:
@@ -211,11 +245,16 @@ def chip_of(gpu: Gpu) -> str | None:
     return chip_of_nvidia(gpu.name, gpu.memory_total_mib)
 
 
-def secrets_of(inventory: Inventory, root: Path) -> Callable[[JobSpec, str], Mapping[str, Secret]]:
+def secrets_of(inventory: Inventory, trust: Permits) -> Callable[[JobSpec, str], Mapping[str, Secret]]:
     """Resolves a job's secrets, and those of its host's cluster, at launch. Raises SecretError."""
-    resolver = Resolver(base=root, home=Path.home(), environ=os.environ)
-    beside = Path(inventory.file).resolve().parent if inventory.file else root
-    of_inventory = Resolver(base=beside, home=Path.home(), environ=os.environ)
+    resolver = Resolver(base=trust.base, home=trust.home, environ=os.environ, trust=trust)
+    file = Path(inventory.file) if inventory.file else None
+    of_inventory = Resolver(
+        base=file.resolve().parent if file else trust.base,
+        home=trust.home,
+        environ=os.environ,
+        trust=trust if file is not None and trust.holds(file) else None,
+    )
 
     def resolve(spec: JobSpec, host: str) -> Mapping[str, Secret]:
         # What a Kubernetes cluster keeps itself, it hands over itself.
@@ -324,12 +363,12 @@ class Hosts:
             results=cluster.results,
             bundle=runtime_path(cluster.share, bundle.sha256),
         )
-        node = NodeSettings(
-            host.name, paths, env={**cluster.env, **host.env}, uv_groups=host.uv_groups, python=host.python
-        )
+        shared = isinstance(host, VolcanoHost)
+        env = {**cluster.env, **host.env}
+        node = NodeSettings(host.name, paths, env=env, uv_groups=host.uv_groups, python=host.python, shared=shared)
 
         def install(transport: Transport) -> None:
-            install_on(transport, cluster.share, bundle)
+            install_on(transport, cluster.share, bundle, shared=shared)
 
         backend = (
             open_tpu(
@@ -344,7 +383,7 @@ class Hosts:
             else open_volcano(host, node, install=install, owner=self._owner)
         )
         self._backends[host.name] = backend
-        self._shipping[host.name] = MachinesShipping(host.name, cluster.share, backend.lacking)
+        self._shipping[host.name] = MachinesShipping(host.name, cluster.share, backend.lacking, shared=shared)
 
 
 def transport_settings(host: LocalHost | PlainHost | SlurmHost) -> TransportSettings:

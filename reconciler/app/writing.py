@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from reconciler.app.wiring import Settings, find_place
+from reconciler.app.wiring import Settings, find_place, trust_in
 from reconciler.core.errors import ManifestError, ReconcilerError, SourceError
 from reconciler.core.names import JobKey
 from reconciler.load.documents import load_documents
@@ -49,6 +49,8 @@ def write_manifest(settings: Settings, wanted: Wanted, *, commit: bool, again: b
     place = find_place(settings)
     relative = Path(place.subdir) / key.project / key.group / f"{key.name}.yaml"
     path = place.root / relative
+    if not trust_in(place).holds(path):
+        raise ReconcilerError(f"{path} lies behind a link that leads out of the repository; nothing is written")
     generation = 1
     if path.exists():
         if not again:
@@ -114,7 +116,11 @@ def _generation(path: Path) -> int:
 
 def _git(root: Path, *arguments: str) -> None:
     done = subprocess.run(
-        ["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=_GIT_DEADLINE_S, check=False
+        ["git", "-c", "safe.bareRepository=explicit", "-C", str(root), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=_GIT_DEADLINE_S,
+        check=False,
     )
     if done.returncode != 0:
         raise SourceError(

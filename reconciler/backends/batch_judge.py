@@ -109,7 +109,8 @@ class Seen:
 def judge(one: Seen, dialect: Dialect, *, heartbeat_s: float) -> Sighting:
     """PRESENT with what it does or how it ended, ABSENT where that is proved, else UNKNOWN with the reason."""
     if one.data.get("error"):
-        return Sighting(one.run_id, Presence.UNKNOWN, error=str(one.data["error"]))
+        rootless = one.data.get("rootless") is True
+        return Sighting(one.run_id, Presence.UNKNOWN, error=str(one.data["error"]), rootless=rootless)
     job, system = one.job, dialect.system
     run = one.known.run if one.known is not None else run_of(one.claim)
     try:

@@ -109,6 +109,7 @@ class FakeMachine:
     late_s: float = 20.0
     hangs: Callable[[], None] = lambda: None
     unreadable: set[str] = field(default_factory=set)
+    hidden: set[str] = field(default_factory=set)
     objects: set[str] = field(default_factory=set)
     processes: dict[str, Process] = field(default_factory=dict)
     fences: dict[JobKey, Run] = field(default_factory=dict)
@@ -158,6 +159,11 @@ class FakeMachine:
             if process.alive:
                 process.gone = True
 
+    def unmount(self) -> None:
+        """Another root lies where this one was: what was claimed so far goes on, and no look or launch sees anything of it."""
+        self.settle()
+        self.hidden |= self.processes.keys()
+
     def living(self) -> list[Process]:
         """What lives now, launchers included."""
         self.settle()
@@ -165,7 +171,7 @@ class FakeMachine:
 
     def listed(self) -> set[str]:
         """Runs that a look shows unasked."""
-        return {process.run.run_id for process in self.living()}
+        return {process.run.run_id for process in self.living()} - self.hidden
 
     def capacity(self, *, probe: bool) -> Capacity | None:
         """What it has, as a look tells."""
@@ -185,13 +191,15 @@ class FakeMachine:
         if isinstance(tree, dict) and tree.get("object") and tree["object"] not in self.objects:
             return Declined("missing", f"its code is not on {self.name}, or is damaged there")
         fence, owners = self.fences.get(run.job), submission.body.get("owners")
+        fence = None if fence is not None and fence.run_id in self.hidden else fence
         if fence is not None and isinstance(owners, list) and fence.owner not in owners:
             return Declined(
                 "owned", f"a job of this name that another repository of manifests started lies on {self.name}"
             )
         if fence is not None and fence.token != run.token and fence.attempt >= run.attempt:
             return Declined("fenced", f"a newer attempt of this job has claimed {self.name}")
-        older = [process for process in self.processes.values() if process.run.job == run.job]
+        there = (process for run_id, process in self.processes.items() if run_id not in self.hidden)
+        older = [process for process in there if process.run.job == run.job]
         for process in older:
             if process.alive and process.started_at is None:
                 process.abandoned = True
@@ -239,7 +247,7 @@ class FakeMachine:
     def sight(self, run_id: str) -> Sighting:
         """What is true of one run now."""
         process = self.processes.get(run_id)
-        if process is None:
+        if process is None or run_id in self.hidden:
             return Sighting(run_id, Presence.ABSENT, boot_id=self.boot_id)
         if run_id in self.unreadable:
             return Sighting(run_id, Presence.UNKNOWN, boot_id=self.boot_id, error="metadata.json cannot be read")

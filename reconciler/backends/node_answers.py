@@ -120,7 +120,8 @@ def _sighting(data: Any, boot_id: str) -> Sighting | None:
     error = data.get("error")
     state = data.get("state")
     if error or state not in ("present", "absent"):
-        return Sighting(run_id, Presence.UNKNOWN, boot_id=boot_id, error=str(error or f"state {state!r}"))
+        words, rootless = str(error or f"state {state!r}"), data.get("rootless") is True
+        return Sighting(run_id, Presence.UNKNOWN, boot_id=boot_id, error=words, rootless=rootless)
     alive = data.get("alive") is True
     if state == "absent" and not alive:
         return Sighting(run_id, Presence.ABSENT, boot_id=boot_id)

@@ -29,6 +29,8 @@ _CALL_WITH_PYTHON = (
     '[ -f "$1/bootstrap.sh" ] || exit 90; d=$1; RECONCILER_PYTHON=$2; export RECONCILER_PYTHON; shift 2; '
     'exec sh "$d/bootstrap.sh" "$@"'
 )
+# What is made on a claim of Kubernetes may be read by pods whose images have another user.
+_SHARED = "RECONCILER_SHARED=1; export RECONCILER_SHARED; "
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +52,8 @@ class NodePaths:
 
 @dataclass(frozen=True, slots=True)
 class NodeSettings:
-    """What the inventory says of the host beyond its paths. `env` goes under the job's own."""
+    """What the inventory says of the host beyond its paths. `env` goes under the job's own. `shared`: its files lie where only
+    our own pods are, which may have other users than whoever made them; elsewhere only the account and its group read them."""
 
     name: str
     paths: NodePaths
@@ -62,6 +65,7 @@ class NodeSettings:
     log_files: int = 3
     modules: tuple[str, ...] = ()
     setup: tuple[str, ...] = ()
+    shared: bool = False
 
 
 class NodeCall:
@@ -90,9 +94,10 @@ class NodeCall:
 
     def _command(self, verb: str, stdin: bytes) -> Command:
         bundle, python = self._settings.paths.bundle, self._settings.python
+        before = _SHARED if self._settings.shared else ""
         if python:
-            return Command(("sh", "-c", _CALL_WITH_PYTHON, "sh", bundle, python, verb), stdin)
-        return Command(("sh", "-c", _CALL, "sh", bundle, verb), stdin)
+            return Command(("sh", "-c", before + _CALL_WITH_PYTHON, "sh", bundle, python, verb), stdin)
+        return Command(("sh", "-c", before + _CALL, "sh", bundle, verb), stdin)
 
     def _failure(self, verb: str, done: Completed) -> ReconcilerError:
         words = excerpt(done.stderr or done.stdout)

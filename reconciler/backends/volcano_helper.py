@@ -311,7 +311,7 @@ class HelperTransport:
         path: str,
         *,
         size: int,
-        mode: int = 0o644,
+        mode: int = 0o640,
         deadline_s: float,
         progress: Callable[[int], None] | None = None,
     ) -> None:

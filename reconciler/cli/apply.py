@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from reconciler.cli.common import GLOBALS, AssumeEmpty, ConfirmDelete, Exit, Json, find_jobs, session
+from reconciler.cli.common import (
+    GLOBALS,
+    AssumeEmpty,
+    ConfirmDelete,
+    ConfirmLost,
+    Exit,
+    Json,
+    TrustHost,
+    find_jobs,
+    session,
+)
 
 if TYPE_CHECKING:
     from reconciler.app.act import Done
@@ -39,6 +49,8 @@ def apply(
     why: Annotated[str, typer.Option("--why", metavar="TEXT", help="Kept in the journal.")] = "apply",
     assume_empty: AssumeEmpty = None,
     confirm_delete: ConfirmDelete = None,
+    confirm_lost: ConfirmLost = None,
+    trust_host: TrustHost = None,
     as_json: Json = False,
 ) -> int:
     """Make reality match the committed manifests.
@@ -53,7 +65,13 @@ def apply(
     words = plan_or_jobs or []
     if len(words) == 1 and (words[0].endswith(".json")):
         saved, words = load_plan(Path(words[0])), []
-    options = Options(frozenset(assume_empty or ()), confirm_delete, approved=True)
+    options = Options(
+        frozenset(assume_empty or ()),
+        confirm_delete,
+        approved=True,
+        lost=frozenset(confirm_lost or ()),
+        trusted=frozenset(trust_host or ()),
+    )
     with session(options) as reconciler:
         reconciler.select(find_jobs(reconciler, words))
         applying = Applying(reconciler, why, quiet=as_json)
@@ -120,8 +138,8 @@ class Applying:
             if timed_out:
                 warn("Stopped waiting; the jobs go on.")
                 return self._end(seen, Exit.PARTIAL)
-            return self._end(seen, Exit.PARTIAL if seen.partial else Exit.DONE)
-        return self._end(seen, Exit.PARTIAL if failed or seen.partial else Exit.DONE)
+            return self._end(seen, _code(seen))
+        return self._end(seen, _code(seen, failed=failed))
 
     def _act(self, seen: Pass) -> None:
         from reconciler.cli.progress import Transfers
@@ -145,7 +163,7 @@ class Applying:
         clock = self._reconciler.ports.clock
         deadline = None if timeout_s is None else clock.now() + timeout_s
         pause_s = 0.02
-        with Live(quiet=self._quiet) as live:
+        with Live(quiet=self._quiet, told=[alarm.host for alarm in seen.plan.alarms]) as live:
 
             def report(item: Done) -> None:
                 self._done.append(item)
@@ -184,6 +202,13 @@ class Applying:
             emit({**document(seen, code), "results": results_to_json(self._done), "message": message})
         elif message:
             warn(message)
-        elif code in (Exit.DONE, Exit.PARTIAL):
+        elif code in (Exit.DONE, Exit.PARTIAL) or (code is Exit.REFUSED and seen.plan.refusal is None):
             say(closing(seen, self._done))
         return int(code)
+
+
+def _code(seen: Pass, *, failed: bool = False) -> Exit:
+    """Of a pass that was carried out: a guard that held a host back comes before what merely did not work."""
+    if seen.plan.alarms:
+        return Exit.REFUSED
+    return Exit.PARTIAL if failed or seen.partial else Exit.DONE

@@ -57,6 +57,17 @@ ConfirmDelete = Annotated[
     ),
 ]
 
+ConfirmLost = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--confirm-lost", metavar="HOST", help="Yes, the runs that are missing on HOST are lost (an alarm names it)."
+    ),
+]
+TrustHost = Annotated[
+    list[str] | None,
+    typer.Option("--trust-host", metavar="HOST", help="Start jobs on HOST although it cools down."),
+]
+
 
 def complete_job(incomplete: str) -> list[str]:
     """Shell completion of job names. Silent about every error: a completion has nowhere to say it."""

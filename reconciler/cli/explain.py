@@ -59,6 +59,11 @@ def _told(reconciler: Reconciler, seen: Pass, key: JobKey) -> dict[str, object]:
         ):
             limit = budget(restart, cause)
             budgets.append({"cause": cause.value, "spent": memory.spent.get(cause, 0), "limit": limit})
+    alarm = next((one for one in seen.plan.alarms if key in one.missing), None)
+    alike = None
+    if memory.series is not None and memory.series.count:
+        limit = restart.same_failure if restart is not None else None
+        alike = {"count": memory.series.count, "limit": limit, "failure": memory.series.failure}
     return {
         "job": str(key),
         "phase": view.phase.value if view else "Unknown to this repository",
@@ -73,6 +78,8 @@ def _told(reconciler: Reconciler, seen: Pass, key: JobKey) -> dict[str, object]:
         "next_try_s": None if view is None or not view.next_try else round(view.next_try - now, 1),
         "hosts": [{"host": host, "why": why} for host, why in (view.passed_over if view else ())],
         "budgets": budgets,
+        "same_failure": alike,
+        "alarm": "" if alarm is None else alarm.message,
         "last_end": memory.last_end,
         "pinned_commit": memory.pin,
     }
@@ -82,6 +89,8 @@ def _text(told: dict[str, object]) -> list[str]:
     from reconciler.cli.out import ago
 
     lines = [f"{told['job']} is {told['phase']} ({told['reason']})", f"  {told['message']}"]
+    if told["alarm"]:
+        lines.append(f"  {told['alarm']}")
     if told["problem"]:
         lines.append(f"  Its manifest cannot be used: {told['problem']}")
     if told["manifest"]:
@@ -106,6 +115,12 @@ def _text(told: dict[str, object]) -> list[str]:
             for item in spent
         )
         lines.append(f"  Requeues spent: {words}")
+    alike = told["same_failure"]
+    if isinstance(alike, dict):
+        limit = "unlimited" if alike["limit"] is None else alike["limit"]
+        lines.append(
+            f"  The same failure in a row, without a step of progress: {alike['count']} of {limit} ({alike['failure']})"
+        )
     action = told["next_action"]
     if isinstance(action, dict) and action["verb"] != "hold":
         lines.append(f"  The next apply will {action['verb']}: {action['message']}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -30,11 +31,13 @@ _ROWS_MAX = 30
 class Live:
     """Shows each pass as it comes."""
 
-    def __init__(self, *, quiet: bool, lines_only: bool = False) -> None:
+    def __init__(self, *, quiet: bool, lines_only: bool = False, told: Iterable[str] = ()) -> None:
+        """`told`: hosts whose alarm is on the screen already."""
         self._quiet = quiet
         self._lines_only = lines_only
         self._live: Any = None
         self._last: dict[str, str] = {}
+        self._alarmed = set(told)
 
     def __enter__(self) -> Self:
         return self
@@ -48,6 +51,7 @@ class Live:
     def show(self, seen: Pass) -> None:
         if self._quiet:
             return
+        self._alarms(seen)
         if self._lines_only or not coloured():
             self._lines(seen)
             return
@@ -65,9 +69,25 @@ class Live:
         if not self._quiet:
             show_done(item)
 
+    def _alarms(self, seen: Pass) -> None:
+        """One line when too many runs of a host vanish, and one when they are seen again."""
+        from reconciler.cli.show import alarm_line
+
+        alarms = {alarm.host: alarm for alarm in seen.plan.alarms}
+        for host in sorted(alarms.keys() - self._alarmed):
+            say(alarm_line(alarms[host]))
+        for host in sorted(self._alarmed - alarms.keys()):
+            say(f"{host}: the alarm is over; its jobs are minded again.")
+        self._alarmed = set(alarms)
+
     def _lines(self, seen: Pass) -> None:
-        """Without a terminal: a line when a job's phase changes, and one for each tenth of its progress."""
+        """Without a terminal: a line when a job's phase changes, and one for each tenth of its progress. The alarm of a host
+        stands for its missing runs."""
+        missing = {job for alarm in seen.plan.alarms for job in alarm.missing}
         for view in seen.plan.views:
+            if view.job in missing:
+                self._last[str(view.job)] = view.phase.value
+                continue
             share = ""
             if view.progress is not None and view.progress.total:
                 share = f"{view.progress.step * 10 // view.progress.total * 10}%"

@@ -38,7 +38,7 @@ def suspend(job: JobArgument, why: Why = "by hand") -> int:
 
 
 def resume(job: JobArgument, why: Why = "by hand") -> int:
-    """Undo `suspend` or `cancel`, and try a waiting job at once.
+    """Undo `suspend` or `cancel`, try a waiting job at once, and a Stalled one again.
 
     Example: reconciler resume lm/ablations/small
     """

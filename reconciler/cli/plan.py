@@ -7,7 +7,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from reconciler.cli.common import GLOBALS, AssumeEmpty, ConfirmDelete, Exit, Jobs, Json, find_job, find_jobs, session
+from reconciler.cli.common import (
+    GLOBALS,
+    AssumeEmpty,
+    ConfirmDelete,
+    ConfirmLost,
+    Exit,
+    Jobs,
+    Json,
+    TrustHost,
+    find_job,
+    find_jobs,
+    session,
+)
 
 if TYPE_CHECKING:
     from reconciler.app.converge import Pass
@@ -30,6 +42,8 @@ def plan(
     ] = None,
     assume_empty: AssumeEmpty = None,
     confirm_delete: ConfirmDelete = None,
+    confirm_lost: ConfirmLost = None,
+    trust_host: TrustHost = None,
     as_json: Json = False,
 ) -> int:
     """Show what apply would do, with the reason of each line. Changes nothing.
@@ -42,7 +56,13 @@ def plan(
     from reconciler.cli.saved import save_plan
     from reconciler.cli.show import show_plan
 
-    options = Options(frozenset(assume_empty or ()), confirm_delete, approved=True)
+    options = Options(
+        frozenset(assume_empty or ()),
+        confirm_delete,
+        approved=True,
+        lost=frozenset(confirm_lost or ()),
+        trusted=frozenset(trust_host or ()),
+    )
     with session(options) as reconciler:
         reconciler.select(find_jobs(reconciler, jobs))
         seen = reconciler.look()
@@ -65,7 +85,7 @@ def plan(
 
 def exit_code_of(seen: Pass) -> Exit:
     """What `plan` exits with: refused before changes before partial."""
-    if seen.plan.refusal is not None:
+    if seen.plan.refusal is not None or seen.plan.alarms:
         return Exit.REFUSED
     if seen.plan.effects:
         return Exit.CHANGES

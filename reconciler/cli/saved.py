@@ -14,11 +14,12 @@ if TYPE_CHECKING:
 
 
 def save_plan(path: Path, seen: Pass, code: Exit) -> None:
-    """Write the plan. Raises ReconcilerError when the file cannot be written."""
+    """Write the plan, for the owner alone. Raises ReconcilerError when the file cannot be written."""
     from reconciler.cli.plan import document
+    from reconciler.transports.private import write_private
 
     try:
-        path.write_text(json.dumps(document(seen, code), indent=2) + "\n")
+        write_private(path, json.dumps(document(seen, code), indent=2) + "\n")
     except OSError as error:
         raise ReconcilerError(f"The plan cannot be written to {path}: {error}") from error
 

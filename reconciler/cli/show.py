@@ -9,6 +9,7 @@ from reconciler.app.act import Done
 from reconciler.app.converge import Pass
 from reconciler.cli.out import first_line, say, styled, warn
 from reconciler.core.actions import Action, Start, Verb
+from reconciler.core.breaker import Alarm
 from reconciler.core.machine import Machine
 from reconciler.core.phase import Phase
 from reconciler.core.release import Fate
@@ -34,6 +35,8 @@ def show_plan(seen: Pass, *, next_step: str | None) -> None:
         say(f"{styled('!', 'remove')} frozen   {problem}")
     for note in seen.state.notes:
         warn(f"note: {note}")
+    for alarm in seen.plan.alarms:
+        say(alarm_line(alarm))
     width = max((len(str(action.job)) for action in seen.plan.actions), default=0)
     for action in seen.plan.actions:
         say(line_of(action, width))
@@ -55,6 +58,11 @@ def show_plan(seen: Pass, *, next_step: str | None) -> None:
     elif next_step and seen.plan.effects:
         exact = " exactly this" if next_step.endswith(".json") or " " in next_step.removeprefix("reconciler ") else ""
         say(f"To apply{exact}: {styled(next_step, 'bold')}")
+
+
+def alarm_line(alarm: Alarm) -> str:
+    """One line for a host on which too many runs vanished, however many those are."""
+    return f"{styled('! alarm', 'remove')}    {alarm.message}"
 
 
 def kept(machine: Machine, fate: Fate) -> str:
@@ -108,6 +116,10 @@ def summary(seen: Pass) -> str:
         rest.append(f"{waiting} waiting")
     if held:
         rest.append(f"{held} held")
+    if missing := sum(len(alarm.missing) for alarm in seen.plan.alarms):
+        still -= missing
+        rest[0] = f"{still} unchanged"
+        rest.append(f"{missing} missing")
     if seen.state.problems:
         rest.append(f"{len(seen.state.problems)} problem{'s' * (len(seen.state.problems) > 1)} in manifests")
     head = ", ".join(doing) if doing else "nothing to do"

@@ -31,6 +31,7 @@ def status(
     """
     from reconciler.cli.live import Live, table
     from reconciler.cli.out import emit, say
+    from reconciler.cli.show import alarm_line
 
     with session() as reconciler:
         reconciler.select(find_jobs(reconciler, jobs))
@@ -48,6 +49,8 @@ def status(
             return int(Exit.DONE)
         for problem in seen.state.problems:
             say(f"! frozen  {problem}")
+        for alarm in seen.plan.alarms:
+            say(alarm_line(alarm))
         if not seen.plan.views:
             say("No jobs. Write a manifest (reconciler init shows one) and commit it.")
         elif sys.stdout.isatty():
@@ -117,5 +120,6 @@ def document(seen: Pass, now: float) -> dict[str, object]:
             for view in seen.plan.views
         ],
         "hosts": hosts,
+        "alarms": [alarm.to_json() for alarm in seen.plan.alarms],
         "errors": [{"file": p.file, "line": p.line, "message": p.message} for p in seen.state.problems],
     }

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from reconciler.cli.common import AssumeEmpty, ConfirmDelete, Exit, session
+from reconciler.cli.common import AssumeEmpty, ConfirmDelete, ConfirmLost, Exit, session
 
 if TYPE_CHECKING:
     from reconciler.app.converge import Pass
@@ -27,6 +27,7 @@ def watch(
     ] = 60.0,
     assume_empty: AssumeEmpty = None,
     confirm_delete: ConfirmDelete = None,
+    confirm_lost: ConfirmLost = None,
 ) -> int:
     """Reconcile until interrupted. A commit is picked up within a second. Running jobs outlive this process.
 
@@ -46,7 +47,7 @@ def watch(
     stop = Stop(threading.Event())
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.ask())
-    options = Options(frozenset(assume_empty or ()), confirm_delete)
+    options = Options(frozenset(assume_empty or ()), confirm_delete, lost=frozenset(confirm_lost or ()))
     with session(options) as reconciler:
         wakes = open_wakes(settings(), reconciler.ports, stop.event)
         said: dict[str, str] = {}

@@ -524,7 +524,9 @@ def rest(memory: Memory, desired: Desired) -> View | None:
     if stone is not None and (stone.digest, stone.generation) == (desired.digest, desired.generation):
         reason = {Phase.SUCCEEDED: "Finished", Phase.CANCELLED: "Cancelled"}.get(stone.phase, "BudgetSpent")
         message = stone.message
-        if stone.phase is not Phase.SUCCEEDED:
+        if memory.stalled:
+            reason = "Stalled"
+        elif stone.phase is not Phase.SUCCEEDED:
             message += "; to run it again, raise spec.generation"
         return View(
             memory.job,

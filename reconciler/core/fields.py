@@ -90,6 +90,7 @@ DEFAULTS: dict[str, Json] = {
         "out_of_memory": 0,
         "cancelled": 0,
         "owner": "reconciler",
+        "same_failure": 5,
         "backoff": {"initial": 10, "max": 600},
     },
     "on_change": "replace",
@@ -105,7 +106,7 @@ DEFAULTS: dict[str, Json] = {
 }
 
 # Fields of `restart` that came later. At their defaults they are in no digest: those of running jobs must not move.
-_LATER = ("cancelled", "owner")
+_LATER = ("cancelled", "owner", "same_failure")
 
 PYTHON_DEFAULTS: dict[str, Json] = {"groups": [], "version": None}
 

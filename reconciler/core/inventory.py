@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from reconciler.core.job import SecretRef
 from reconciler.core.secret import Secret
+from reconciler.core.trust import Allowed
 
 Credential = Secret | SecretRef
 
@@ -298,7 +299,7 @@ class Inventory:
     `gres_mapping` gives Slurm's bare type of a chip (the seed's `gpu:h100` and `h100` both become `h100`). `mount`
     and `proxy` belong to the mailbox. `file` is where it was read, "" for the built-in one; `digest` changes when any
     field that is not a secret does. `approve`: are launches that cost money asked for? `state`: where
-    journal and memory lie.
+    journal and memory lie. `allow`: what manifests may have of this machine beyond jobs.
     """
 
     clusters: Mapping[str, Cluster]
@@ -312,6 +313,7 @@ class Inventory:
     limits: Limits = Limits()
     approve: Literal["ask", "auto"] = "ask"
     state: Literal["local", "git"] = "local"
+    allow: Allowed = field(default_factory=Allowed)
 
     def cluster_of(self, host: str) -> Cluster:
         """The cluster of a host. Raises KeyError for a name that is not in the inventory."""

@@ -80,7 +80,8 @@ class Restart:
     """How often each cause may requeue; None is unlimited. Causes without a field (suspended, fenced) never requeue.
 
     `cancelled` counts runs that somebody else cancelled on the cluster, never those that we were asked to cancel. `owner`
-    slurm: Slurm requeues by itself, and we wait for it.
+    slurm: Slurm requeues by itself, and we wait for it. `same_failure`: how often in a row the same failure, without a step of
+    progress, is taken before the job is given up, whatever its budgets hold; None is unlimited.
     """
 
     preemption: int | None = None
@@ -90,6 +91,7 @@ class Restart:
     out_of_memory: int | None = 0
     cancelled: int | None = 0
     owner: Literal["reconciler", "slurm"] = "reconciler"
+    same_failure: int | None = 5
     backoff: Backoff = Backoff()
 
 

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from reconciler.core.cause import Cause
+from reconciler.core.cooling import strike
+from reconciler.core.loops import Series
 from reconciler.core.names import JobKey
 from reconciler.core.phase import Phase
 from reconciler.core.run import Handle, Run
@@ -42,6 +44,7 @@ class Memory:
     machines that were rented for it and are deleted. `billed` is the newest of them, and what of `cost` is its.
     `approved`: the highest price per hour that somebody said yes to for this digest and generation, by host.
     `dry`: (host, zone, when) of the zones that had no machine for it, the last time that each was asked.
+    `strikes`: (host, when) of its attempts that a host lost or refused. `series`: how often in a row this work failed alike.
     """
 
     job: JobKey
@@ -72,6 +75,8 @@ class Memory:
     billed: tuple[str, float] | None = None
     approved: Mapping[str, float] = field(default_factory=dict, hash=False)
     dry: tuple[tuple[str, str, float], ...] = ()
+    strikes: tuple[tuple[str, float], ...] = ()
+    series: Series | None = None
     concern: tuple[str, float] | None = None
     """Of the open run: why it is not waited for without end, and since when that is seen."""
     given_up: bool = False
@@ -87,7 +92,14 @@ class Memory:
     @property
     def blank(self) -> bool:
         """Nothing worth keeping is known."""
-        return self == Memory(self.job, attempt=self.attempt, cost=self.cost, billed=self.billed, dry=self.dry)
+        return self == Memory(
+            self.job, attempt=self.attempt, cost=self.cost, billed=self.billed, dry=self.dry, strikes=self.strikes
+        )
+
+    @property
+    def stalled(self) -> bool:
+        """Given up because it failed alike again and again, until a person says otherwise."""
+        return self.tombstone is not None and self.series is not None and self.series.stalled
 
 
 # --- journal lines ----------------------------------------------------------------------------------------------------
@@ -114,12 +126,14 @@ class Launched:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """The submit definitely did not happen. `not_before` spaces out the next try. `cause` where it is known."""
+    """The submit definitely did not happen. `not_before` spaces out the next try. `cause` where it is known. `blamed`: for
+    reasons that lie with the host."""
 
     run_id: str
     message: str
     not_before: float
     cause: Cause | None = None
+    blamed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +172,8 @@ class Stopped:
 @dataclass(frozen=True, slots=True)
 class Ended:
     """The run is over. `phase` is what the job is now; a tombstone is kept for final phases. `requeue` with `not_before`
-    when another attempt follows and its cause is paid from the budget."""
+    when another attempt follows and its cause is paid from the budget. `series`: how often in a row this work has failed alike by
+    now. `blamed`: for reasons that lie with the host."""
 
     run_id: str
     phase: Phase
@@ -168,6 +183,8 @@ class Ended:
     requeue: bool
     lasted: bool
     not_before: float
+    series: Series | None = None
+    blamed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,6 +289,7 @@ def fold(memory: Memory, line: Line, at: float) -> Memory:
                 concern=memory.concern if goes_on else None,
                 spent={} if fresh else memory.spent,
                 unlucky=0 if fresh else memory.unlucky,
+                series=None if fresh else memory.series,
                 tombstone=None,
                 refused=False,
                 cancelled=False,
@@ -295,6 +313,7 @@ def fold(memory: Memory, line: Line, at: float) -> Memory:
                 stop_since=0.0,
                 concern=None,
                 spent={Cause(cause): count for cause, count in run.spent.items()},
+                series=memory.series if _same_work(memory, run) else None,
                 tombstone=None,
                 refused=False,
                 pin=run.commit,
@@ -311,7 +330,9 @@ def fold(memory: Memory, line: Line, at: float) -> Memory:
                 cancelled_for=line.about if what == "cancel" else memory.cancelled_for,
                 not_before=0.0 if what == "resume" else memory.not_before,
                 unlucky=0 if what == "resume" else memory.unlucky,
-                tombstone=None if what == "resume" and _was_cancelled(memory) else memory.tombstone,
+                # A person who has mended the cause: what was counted is about what was before.
+                series=None if what == "resume" else memory.series,
+                tombstone=None if what == "resume" and _may_resume(memory) else memory.tombstone,
                 approved={} if what == "cancel" else memory.approved,
             )
         case Deferred(message=message, not_before=not_before):
@@ -325,6 +346,7 @@ def fold(memory: Memory, line: Line, at: float) -> Memory:
                 cost=memory.cost,
                 billed=memory.billed,
                 dry=memory.dry,
+                strikes=memory.strikes,
             )
         case Releasing():
             return memory
@@ -348,6 +370,7 @@ def fold(memory: Memory, line: Line, at: float) -> Memory:
                 last_host=memory.run.host,
                 refused=True,
                 dry=_dry(memory, memory.run, line.cause, at),
+                strikes=strike(memory.strikes, memory.run.host, at) if line.blamed else memory.strikes,
             )
         case Unsettled():
             # From now on nobody is at it any more: how long it may still start late counts from here.
@@ -384,6 +407,8 @@ def _ended(memory: Memory, run: Run, line: Ended, at: float) -> Memory:
         last_phase=line.phase,
         last_host=run.host,
         dry=_dry(memory, run, line.cause, at),
+        strikes=strike(memory.strikes, run.host, at) if line.blamed else memory.strikes,
+        series=line.series,
         cancelled=False if tombstone else memory.cancelled,
     )
 
@@ -426,5 +451,5 @@ def _dry(memory: Memory, run: Run, cause: Cause | None, at: float) -> tuple[tupl
     return (*others, (run.host, zone, at))
 
 
-def _was_cancelled(memory: Memory) -> bool:
-    return memory.tombstone is not None and memory.tombstone.phase is Phase.CANCELLED
+def _may_resume(memory: Memory) -> bool:
+    return memory.stalled or (memory.tombstone is not None and memory.tombstone.phase is Phase.CANCELLED)

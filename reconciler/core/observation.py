@@ -79,7 +79,8 @@ class Sighting:
     parts there that could not be asked. `queue` is what a scheduler says of it, where one does; `twins` are further jobs of the
     same run that its queue holds. `machine` is the one rented for it. `unfinished` says what is left to do of its launch, now
     that it can be done; empty: nothing. `broken`: a part of it has ended for good (`report` says how) while others still live.
-    `patience`: it has not begun, and is not waited for without end.
+    `patience`: it has not begun, and is not waited for without end. `rootless`: UNKNOWN, because the directory of all records is
+    not there.
     """
 
     run_id: str
@@ -98,6 +99,7 @@ class Sighting:
     unfinished: str = ""
     broken: bool = False
     patience: Patience | None = None
+    rootless: bool = False
 
 
 @dataclass(frozen=True, slots=True)

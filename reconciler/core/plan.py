@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
+from reconciler.core import breaker, cooling
 from reconciler.core.actions import Action, Release, Start, Verb, Verdict, View
+from reconciler.core.breaker import Alarm
 from reconciler.core.cause import Cause
 from reconciler.core.cost import Spending, over, spending, was_approved
 from reconciler.core.decide import Decode, Tended, is_readable, launch, rest, tend, wait
@@ -18,7 +20,7 @@ from reconciler.core.names import JobKey, digest_of
 from reconciler.core.observation import Gpu, Observation, Presence, Sighting
 from reconciler.core.phase import FINAL, Phase
 from reconciler.core.release import Fate, disposal_of, fate, outlived
-from reconciler.core.solve import HostView, Placement, Reservations, Unplaceable, place
+from reconciler.core.solve import Closed, HostView, Placement, Reservations, Unplaceable, place
 
 # A pass that would end more than this share of the live jobs is more likely a mistake than a wish.
 DELETE_SHARE_MAX = 0.25
@@ -30,7 +32,9 @@ class World:
     """All that a pass knows. `hosts` are in the solver's order. `unscanned` are hosts on which jobs may run that this store
     has never looked at completely. `complete` tells that every manifest was read or its job is known to be frozen. `only` are
     the jobs to decide, None for all: what the others hold stays reserved, and they are let be. `approved`: somebody says yes to
-    what costs money, before or after seeing this plan. `limits` are about that."""
+    what costs money, before or after seeing this plan. `limits` are about that. `lost`: hosts of which a person says that what
+    is missing there is lost; `trusted`: those that are to take jobs although they cool down. `breaks`: when the way to a host
+    was seen to go away."""
 
     desired: Mapping[JobKey, Desired] = field(hash=False)
     frozen: Mapping[JobKey, Problem] = field(hash=False)
@@ -47,6 +51,9 @@ class World:
     approved: bool = True
     limits: Limits = field(default_factory=Limits)
     only: frozenset[JobKey] | None = None
+    lost: frozenset[str] = frozenset()
+    trusted: frozenset[str] = frozenset()
+    breaks: Mapping[str, tuple[float, ...]] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +76,8 @@ class Plan:
     kept: tuple[tuple[Machine, Fate], ...] = ()
     spending: Spending = field(default_factory=Spending)
     """Before this plan."""
+    alarms: tuple[Alarm, ...] = ()
+    """Hosts that are left alone, because too many runs vanished there at once."""
 
     @property
     def effects(self) -> tuple[Action, ...]:
@@ -98,15 +107,22 @@ def plan(world: World) -> Plan:
     manifest is broken; nothing is deleted unless the source is complete; no accelerator is given twice.
     """
     strays = _strays(world)
+    alarms = breaker.alarms(world, strays.keys())
     tended: dict[JobKey, Tended] = {}
     taken = Reservations()
     for key in _keys(world, strays):
         memory = world.memories.get(key) or Memory(key)
         desired, stray = world.desired.get(key), strays.get(key)
         if memory.run is None and stray is None:
+            if desired is None and world.complete and key not in world.frozen and _is_settled(memory):
+                continue  # over years these become many: nothing is to be done or said about them
             tended[key] = Tended(memory, ())
             continue
-        tended[key] = tend(
+        alarm = alarms.get(memory.run.host) if alarms and memory.run is not None else None
+        if alarm is not None and stray is None and breaker.is_missing(world, memory):
+            tended[key] = breaker.held(memory, desired, alarm, frozen=key in world.frozen)
+            continue
+        state = tend(
             memory,
             desired,
             frozen=key in world.frozen,
@@ -116,10 +132,12 @@ def plan(world: World) -> Plan:
             decode=world.decode,
             now=world.now,
         )
-    kept = _release(world, tended)
+        alarm = alarms.get(state.action.host) if alarms and state.action is not None else None
+        tended[key] = state if alarm is None else breaker.restrained(state, alarm)
+    kept = _release(world, tended, alarms)
     _reserve(world, tended, taken)
     spent = spending(world.hosts, world.observation, world.memories, world.owner, world.now)
-    verdicts = _settle(world, tended, taken, spent)
+    verdicts = _settle(world, tended, taken, spent, alarms)
     actions = sorted(
         (verdict.action for verdict in verdicts.values() if verdict.action is not None),
         key=lambda action: (action.destructive, _ORDER.index(action.verb)),
@@ -133,6 +151,7 @@ def plan(world: World) -> Plan:
         _guard(world, actions, tended),
         kept,
         spent,
+        tuple(alarm for _, alarm in sorted(alarms.items()) if breaker.concerns(world, alarm)),
     )
 
 
@@ -166,10 +185,15 @@ def _strays(world: World) -> dict[JobKey, Sighting]:
     return found
 
 
-def _release(world: World, tended: dict[JobKey, Tended]) -> tuple[tuple[Machine, Fate], ...]:
+def _release(
+    world: World, tended: dict[JobKey, Tended], alarms: Mapping[str, Alarm]
+) -> tuple[tuple[Machine, Fate], ...]:
     """Delete the machines that nobody needs: the one effect of their job in this pass, before any new attempt of it."""
     kept: list[tuple[Machine, Fate]] = []
     for host, census in world.observation.censuses.items():
+        if host in alarms:
+            kept += [(one, Fate(False, breaker.passed_over(alarms[host]))) for one in breaker.unminded(world, census)]
+            continue
         for machine in census.machines if census.complete else ():
             key = machine.job
             if machine.owner != world.owner or (world.only is not None and key not in world.only):
@@ -243,7 +267,11 @@ def _reserve(world: World, tended: Mapping[JobKey, Tended], taken: Reservations)
 
 
 def _settle(
-    world: World, tended: Mapping[JobKey, Tended], taken: Reservations, spent: Spending
+    world: World,
+    tended: Mapping[JobKey, Tended],
+    taken: Reservations,
+    spent: Spending,
+    alarms: Mapping[str, Alarm],
 ) -> dict[JobKey, Verdict]:
     """Each job's verdict; those that want to start are placed by priority, then by name. A launch that was cut short is paid for
     before any new one."""
@@ -271,8 +299,9 @@ def _settle(
         if verdict.action is not None and verdict.action.verb is not Verb.HOLD:
             spent = spent.with_one(found)
     dry = _dry(world, tended) if hungry else {}
+    closed = breaker.closed(world, tended, alarms) if hungry else {}
     for key, desired, state in sorted(hungry, key=lambda item: (-item[1].priority, item[0])):
-        verdict = _begin(world, desired, state.memory, tended, taken, spent, dry)
+        verdict = _begin(world, desired, state.memory, tended, taken, spent, dry, closed)
         # One effect per job and pass: an adoption or a stray's end comes first, the start in the next pass.
         effective = state.action or verdict.action
         verdicts[key] = replace(verdict, lines=(*state.lines, *verdict.lines), action=effective)
@@ -313,12 +342,18 @@ def _unmanifested(world: World, key: JobKey, state: Tended) -> Verdict:
         return Verdict(
             View(key, phase, "Frozen", why, attempt=state.memory.attempt, frozen=True), state.lines, state.action
         )
-    stone = state.memory.tombstone
-    if state.memory.blank or state.memory.released or (stone is not None and stone.cause is not Cause.DELETED):
-        # How it ended is kept: should its manifest come back (a revert), the job must not run a second time. So is that a run of
-        # it was let go of: else the next look would find it by its mark, and remove it.
+    if _is_settled(state.memory):
         return Verdict(None, state.lines, state.action)
     return Verdict(None, (*state.lines, Forgotten("its manifest is gone and nothing of it runs")), state.action)
+
+
+def _is_settled(memory: Memory) -> bool:
+    """Without a manifest, is nothing left to be written about it?
+
+    How it ended is kept: should its manifest come back (a revert), the job must not run a second time. So is that a run of it was
+    let go of: else the next look would find it by its mark, and remove it."""
+    stone = memory.tombstone
+    return memory.released or (stone is not None and stone.cause is not Cause.DELETED) or memory.blank
 
 
 def _begin(
@@ -329,6 +364,7 @@ def _begin(
     taken: Reservations,
     spent: Spending,
     dry: Mapping[tuple[str, str], float],
+    closed: Mapping[str, Closed],
 ) -> Verdict:
     blocked = _dependencies(world, desired, tended)
     if blocked is not None:
@@ -355,11 +391,13 @@ def _begin(
         tries=memory.unlucky,
         zones=spec.tpu.zones,
         dry=dry,
+        closed=closed,
         now=world.now,
     )
     if isinstance(found, Unplaceable):
+        reason = cooling.REASON if found.cooling else "Unplaceable"
         verdict = wait(
-            memory, desired, "Unplaceable", found.sentence, unplaceable=found, held=found.final, next_try=found.until
+            memory, desired, reason, found.sentence, unplaceable=found, held=found.final, next_try=found.until
         )
         unknown = [host for host in found.blind if host in world.observation.censuses]
         if not unknown:
@@ -545,4 +583,5 @@ def plan_to_json(
         "errors": errors,
         "summary": counts,
         "refused": made.refusal.message if made.refusal else None,
+        "alarms": [alarm.to_json() for alarm in made.alarms],
     }

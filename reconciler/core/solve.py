@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from types import MappingProxyType
 
 from reconciler.core import gangs
+from reconciler.core.cooling import clock
 from reconciler.core.job import Json, Request, SlurmOverrides, VolcanoOverrides
 from reconciler.core.observation import Capacity, Census, Gpu
 from reconciler.core.partitions import Cannot, Fit, QueueView
@@ -87,18 +87,28 @@ class Placement:
 
 
 @dataclass(frozen=True, slots=True)
+class Closed:
+    """A host that takes no new jobs for now: `why`, and until when, where that is known (our clock; else 0)."""
+
+    why: str
+    until: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Unplaceable:
     """No host can take the job now. One (host, rule that failed) per host, in the order tried.
 
     `blind` names hosts that could not be asked: they might have had room. `final`: a queue's host was looked at, and no change
     of load can make room on any host; somebody has to change the job or the inventory. `until` (our clock): when a zone that
-    had no machine is asked again, 0 where none is waited for.
+    had no machine is asked again, or a host takes jobs again, 0 where none is waited for. `cooling`: every host that may ever
+    take it cools down.
     """
 
     reasons: tuple[tuple[str, str], ...]
     blind: tuple[str, ...] = ()
     final: bool = False
     until: float = 0.0
+    cooling: bool = False
 
     @property
     def sentence(self) -> str:
@@ -141,6 +151,7 @@ def place(
     tries: int = 0,
     zones: tuple[str, ...] = (),
     dry: Mapping[tuple[str, str], float] = MappingProxyType({}),
+    closed: Mapping[str, Closed] = MappingProxyType({}),
     now: float = 0.0,
 ) -> Placement | Unplaceable:
     """The first host that can hold `request` now; else the queue with the most free accelerators, to wait in; else the first
@@ -148,16 +159,25 @@ def place(
 
     `hosts` are in the user's order. `chip_of` maps a driver's product name to a chip key. Never raises; does not reserve:
     the caller does, once it decides to launch. `tries`: how often in a row the job was unlucky, which changes the zone;
-    `zones` stand in place of the host's. `dry`: until when (host, zone) is passed over, as `now` counts.
+    `zones` stand in place of the host's. `dry`: until when (host, zone) is passed over, as `now` counts. `closed` hosts are
+    passed over, whatever is free there.
     """
     reasons: list[tuple[str, str]] = []
     blind: list[str] = []
     queues: list[tuple[HostView, Fit]] = []
     final, asked = True, False
     until = 0.0
+    allowed = cooling = 0
     for host in hosts:
         why = _forbidden(request, host)
-        if why is None:
+        shut = closed.get(host.name)
+        allowed += why is None
+        if why is None and shut is not None:
+            final, why = False, shut.why
+            if shut.until:
+                cooling += 1
+                until = min(until or shut.until, shut.until)
+        elif why is None:
             census = censuses.get(host.name)
             if census is not None and census.complete and host.rented is not None:
                 final = False
@@ -195,7 +215,8 @@ def place(
     if queues:
         host, fitted = max(queues, key=lambda item: item[1].free)
         return _behind(request, host, fitted)
-    return Unplaceable(tuple(reasons), tuple(blind), final=final and asked, until=until)
+    only_cooling = 0 < cooling == allowed
+    return Unplaceable(tuple(reasons), tuple(blind), final=final and asked, until=until, cooling=only_cooling)
 
 
 def _fit_queue(
@@ -262,12 +283,8 @@ def _ask_in_turn(
     for zone in (*zones[first:], *zones[:first]):
         if dry.get((host, zone), 0.0) <= now:
             return zone, ("", 0.0)
-    said = [f"{zone} until {_clock(dry[host, zone])}" for zone in zones]
+    said = [f"{zone} until {clock(dry[host, zone])}" for zone in zones]
     return "", (f"had no capacity: {', '.join(said)}", min(dry[host, zone] for zone in zones))
-
-
-def _clock(at: float) -> str:
-    return datetime.fromtimestamp(at, UTC).strftime("%H:%M:%S UTC")
 
 
 def _behind(request: Request, host: HostView, fitted: Fit) -> Placement:

@@ -42,14 +42,15 @@ class Transport(Protocol):
         path: str,
         *,
         size: int,
-        mode: int = 0o644,
+        mode: int = 0o640,
         deadline_s: float,
         progress: Callable[[int], None] | None = None,
     ) -> None:
         """Write `size` bytes to `path`: under a temporary name in the same directory, checked, then renamed.
 
-        Missing parent directories are made. `progress` gets the number of bytes sent since its last call. Raises
-        OutcomeUnknown when fewer bytes arrived; `path` then does not exist or is what it was. A full disk is Rejected.
+        Missing parent directories are made; a `mode` that is closed to other accounts closes them, too. `progress` gets the
+        number of bytes sent since its last call. Raises OutcomeUnknown when fewer bytes arrived; `path` then does not exist or
+        is what it was. A full disk is Rejected.
         """
         ...
 

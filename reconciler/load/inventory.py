@@ -20,9 +20,11 @@ from reconciler.core.inventory import (
 from reconciler.core.names import digest_of
 from reconciler.load import tpu
 from reconciler.load.directives import refusal_of
+from reconciler.load.foreign import asked_too_much
 from reconciler.load.hosts import HOSTS, LOCAL, PATHS, cluster_of, cpus, limits_of, local_cluster
 from reconciler.load.schema import refusals
 from reconciler.load.strict_yaml import Document, read
+from reconciler.load.trust import Permits, allowed_of
 from reconciler.load.words import did_you_mean, dotted, one_of
 
 INVENTORY_VARIABLE = "RECONCILER_INVENTORY"
@@ -32,20 +34,32 @@ _Doc = dict[str, Any]
 
 
 def find_inventory(
-    explicit: Path | None, *, env: Mapping[str, str], manifests_dir: Path, home: Path, state_dir: Path
+    explicit: Path | None,
+    *,
+    env: Mapping[str, str],
+    manifests_dir: Path,
+    home: Path,
+    state_dir: Path,
+    trust: Permits | None = None,
 ) -> Inventory:
     """The inventory to use: `explicit`, $RECONCILER_INVENTORY, `inventory.yaml` beside the manifests,
     `~/.reconciler.yaml`, `~/.theseus.yaml`, else the built-in local host.
 
-    Raises ManifestError when the file found is wrong, or one that was asked for by name does not exist.
+    With `trust`, a file that lies in the manifests' repository may not ask this machine for more than manifests may. Raises
+    ManifestError when the file found is wrong, or one that was asked for by name does not exist.
     """
     variable = env.get(INVENTORY_VARIABLE, "")
     asked = explicit if explicit is not None else Path(variable).expanduser() if variable else None
     if asked is not None:
-        return load_inventory(asked, home=home, state_dir=state_dir)
-    for path in (manifests_dir / "inventory.yaml", home / ".reconciler.yaml", home / ".theseus.yaml"):
+        return load_inventory(asked, home=home, state_dir=state_dir, trust=trust)
+    beside = manifests_dir / "inventory.yaml"
+    if trust is not None and beside.is_symlink() and not trust.takes_file(str(beside)):
+        # What it leads to would be read, and quoted in messages.
+        message = "a link that leads out of the repository is not read: put the file itself there, or name it with --inventory"
+        raise ManifestError([Problem(str(beside), 0, message)])
+    for path in (beside, home / ".reconciler.yaml", home / ".theseus.yaml"):
         if path.is_file():
-            return load_inventory(path, home=home, state_dir=state_dir)
+            return load_inventory(path, home=home, state_dir=state_dir, trust=trust)
     return builtin(state_dir)
 
 
@@ -57,17 +71,21 @@ def builtin(state_dir: Path) -> Inventory:
     return Inventory({LOCAL: cluster}, {LOCAL: host}, (LOCAL,), digest=digest)
 
 
-def load_inventory(path: Path, *, home: Path, state_dir: Path) -> Inventory:
-    """Read one file. Raises ManifestError naming every problem in it."""
+def load_inventory(path: Path, *, home: Path, state_dir: Path, trust: Permits | None = None) -> Inventory:
+    """Read one file; with `trust`, see `find_inventory`. Raises ManifestError naming every problem in it."""
     try:
         data = path.read_bytes()
     except OSError as error:
         raise ManifestError([Problem(str(path), 0, f"The inventory cannot be read: {error.strerror}")]) from error
-    return parse_inventory(data, str(path), home=home, state_dir=state_dir)
+    foreign = trust if trust is not None and trust.holds(path) else None
+    return parse_inventory(data, str(path), home=home, state_dir=state_dir, foreign=foreign)
 
 
-def parse_inventory(data: bytes, file: str, *, home: Path, state_dir: Path) -> Inventory:
-    """Read the text of an inventory. Raises ManifestError naming every problem in it."""
+def parse_inventory(
+    data: bytes, file: str, *, home: Path, state_dir: Path, foreign: Permits | None = None
+) -> Inventory:
+    """Read the text of an inventory; `foreign` for one that whoever writes the manifests has written. Raises ManifestError naming
+    every problem in it."""
     documents = read(data, file)
     if not documents:
         raise ManifestError([Problem(file, 0, "The inventory is empty: expected clusters and hosts")])
@@ -80,6 +98,11 @@ def parse_inventory(data: bytes, file: str, *, home: Path, state_dir: Path) -> I
         problems.extend(_refused(document))
     if not problems and isinstance(value, dict):
         problems.extend(_dangling(document, value))
+        if foreign is not None and not problems:
+            problems.extend(
+                Problem(file, document.line_of(where), f"{dotted(where)}: {message}")
+                for where, message in asked_too_much(value, Path(file).resolve().parent, foreign)
+            )
     if problems or not isinstance(value, dict):
         raise ManifestError(sorted(problems))
     return _inventory(value, file, home, state_dir)
@@ -203,6 +226,7 @@ def _inventory(value: _Doc, file: str, home: Path, state_dir: Path) -> Inventory
         limits_of(value.get("limits", {})),
         value.get("approve", "ask"),
         value.get("state", "local"),
+        allowed_of(value.get("allow", {})),
     )
 
 

@@ -38,7 +38,7 @@ Wrong = tuple[tuple[str | int, ...], str]
 # Plain JSON below this point: the schema has vouched for its shape.
 _Doc = dict[str, Any]
 _DEFAULTS = cast(_Doc, DEFAULTS)
-_BUDGETS = ("preemption", "infrastructure", "failure", "timeout", "out_of_memory", "cancelled")
+_BUDGETS = ("preemption", "infrastructure", "failure", "timeout", "out_of_memory", "cancelled", "same_failure")
 
 
 def normalise(document: Mapping[str, Any], wrong: list[Wrong]) -> tuple[JobKey, _Doc]:

@@ -36,9 +36,13 @@ def schema_text(name: str) -> str:
 
 @functools.cache
 def schema(name: str) -> dict[str, Any]:
-    """The parsed schema. `defaults` is derived from `job`: nothing is required, and there is no name."""
+    """The parsed schema. `defaults` is derived from `job`: nothing is required, and there is no name. `allow` is that field of
+    `inventory`."""
     if name == "defaults":
         return _defaults_of(schema("job"))
+    if name == "allow":
+        permitted: dict[str, Any] = schema("inventory")["properties"]["allow"]
+        return permitted
     document: dict[str, Any] = json.loads(schema_text(name))
     return document
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from reconciler.core.errors import SecretError
 from reconciler.core.inventory import Credential
 from reconciler.core.secret import Secret
+from reconciler.load.trust import Permits
 
 # Longest value: what Linux takes for one string of the environment (execve(2), MAX_ARG_STRLEN), with room for the name.
 VALUE_MAX_BYTES = 120_000
@@ -25,17 +26,21 @@ COMMAND_DEADLINE_S = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Resolver:
-    """Where references are looked up. `base` is the manifests' repository, to which files are relative."""
+    """Where references are looked up. `base` is the manifests' repository, to which files are relative. With `trust`, whoever
+    wrote the references is not who runs this, and gets only what is permitted."""
 
     base: Path
     home: Path
     environ: Mapping[str, str]
     deadline_s: float = COMMAND_DEADLINE_S
+    trust: Permits | None = None
 
     def resolve(self, name: str, reference: Credential) -> Secret:
-        """The value for the variable `name`. Raises SecretError: not there, empty, not text, or too late."""
+        """The value for the variable `name`. Raises SecretError: not permitted, not there, empty, not text, or too late."""
         if isinstance(reference, Secret):
             return reference
+        if self.trust is not None:
+            self.trust.check(name, reference, self.base)
         target = reference.target
         if reference.kind == "kubernetes":
             raise SecretError(

@@ -65,11 +65,12 @@ mv -f "$1" "$2" || exit {_CANNOT}
 """
 )
 
-# $1 directory of all bundles, $2 temporary directory, $3 final directory, $4 checksum; the archive on standard input
+# $1 directory of all bundles, $2 temporary directory, $3 final directory, $4 checksum, $5 its mode; the archive on standard input
 _UNPACK = (
     _SUM
     + f"""
 if [ -d "$3" ]; then cat > /dev/null; exit 0; fi
+case $5 in *0) umask o= ;; esac
 mkdir -p "$1" || exit {_CANNOT}
 find "$1" -name '.incoming-*' -mtime +0 -exec rm -rf {{}} + 2> /dev/null
 trap 'rm -rf "$2" "$2.tar.gz"' EXIT
@@ -79,7 +80,7 @@ cat > "$2.tar.gz" || exit {_CANNOT}
 found=$(checksum "$2.tar.gz") || exit
 if [ "$found" != "$4" ]; then echo "it has the checksum $found" >&2; exit {_MISMATCH}; fi
 (cd "$2" && gzip -dc "$2.tar.gz" | tar -xof -) || exit {_CANNOT}
-chmod 755 "$2"
+chmod "$5" "$2"
 # Somebody else may have been faster; then mv puts ours inside theirs, where it is taken away again.
 mv "$2" "$3" || [ -d "$3" ] || exit {_CANNOT}
 rm -rf "$3/${{2##*/}}"
@@ -112,11 +113,13 @@ def deliver(
     *,
     deadline_s: float,
     trust: Trust = Trust.SIZE,
+    shared: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> str:
     """Make sure that the host has the packed tree; returns its path there.
 
-    One question when it is there already. `progress` gets the bytes sent since its last call, up to `snapshot.size`.
+    `shared`: every account there may read it; else the group at most. One question when it is there already. `progress` gets the
+    bytes sent since its last call, up to `snapshot.size`.
     Raises what the transport raises (after OutcomeUnknown the same call looks and goes on), Rejected for a full or
     forbidden disk, ShipError when the bytes that arrived are not the ones that were sent or cannot be checked.
     """
@@ -136,15 +139,16 @@ def deliver(
         raise ShipError(f"{snapshot.path} cannot be read: {error.strerror}") from error
     with source:
         left = max(0.1, deadline - time.monotonic())
-        transport.put(source, incoming, size=snapshot.size, deadline_s=left, progress=progress)
+        mode = 0o644 if shared else 0o640
+        transport.put(source, incoming, size=snapshot.size, mode=mode, deadline_s=left, progress=progress)
     accepted = _sh(transport, _ACCEPT, incoming, final, snapshot.sha256, until=deadline)
     if accepted.returncode != 0:
         raise _failed(accepted, f"{final} was not accepted")
     return final
 
 
-def deliver_runtime(transport: Transport, share: str, bundle: bytes, *, deadline_s: float) -> str:
-    """Make sure that the host has the runtime bundle, a tar.gz, unpacked; returns where. Raises like `deliver`."""
+def deliver_runtime(transport: Transport, share: str, bundle: bytes, *, deadline_s: float, shared: bool = False) -> str:
+    """Make sure that the host has the runtime bundle, a tar.gz, unpacked; returns where. `shared` and errors as for `deliver`."""
     if len(bundle) > _BUNDLE_BYTES_MAX:
         raise ShipError(f"A runtime bundle of {len(bundle)} bytes is too large: expected at most {_BUNDLE_BYTES_MAX}")
     deadline = time.monotonic() + deadline_s
@@ -155,7 +159,8 @@ def deliver_runtime(transport: Transport, share: str, bundle: bytes, *, deadline
         return final
     parent = final.rpartition("/")[0]
     incoming = f"{parent}/.incoming-{secrets.token_hex(8)}"
-    done = _sh(transport, _UNPACK, parent, incoming, final, sha256, stdin=bundle, until=deadline)
+    mode = "755" if shared else "750"
+    done = _sh(transport, _UNPACK, parent, incoming, final, sha256, mode, stdin=bundle, until=deadline)
     if done.returncode != 0:
         raise _failed(done, f"{final} was not unpacked")
     return final

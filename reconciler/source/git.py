@@ -22,8 +22,11 @@ from reconciler.core.errors import SourceError
 # A local git answers in milliseconds; a repository on a dead network mount never does.
 GIT_S = 60.0
 
-# Hooks, file system monitors and signatures would run other programs; a quiet read needs none of them.
+# Hooks, file system monitors and signatures would run other programs; a quiet read needs none of them, and no remote either. A
+# commit may hold files that look like a bare repository, whose configuration names programs: only a `.git` is taken for one.
 _SAFE = (
+    "-c", "protocol.allow=never",
+    "-c", "safe.bareRepository=explicit",
     "-c", "core.hooksPath=/dev/null",
     "-c", "core.fsmonitor=false",
     "-c", "core.quotePath=false",
@@ -52,7 +55,15 @@ def environment(**more: str) -> dict[str, str]:
 
 
 def argv_of(repo: Path, *arguments: str) -> list[str]:
-    return ["git", *_SAFE, "-C", str(repo), *arguments]
+    return ["git", *_SAFE, "-C", str(repo), *(("--git-dir=.",) if is_bare(repo) else ()), *arguments]
+
+
+def is_bare(repo: Path) -> bool:
+    """Is this directory itself a repository without a working tree? Not when it lies in one that has one: there it is content."""
+    if not (repo / "HEAD").is_file() or not (repo / "objects").is_dir() or not (repo / "refs").is_dir():
+        return False
+    place = repo.absolute()
+    return not any(os.path.lexists(above / ".git") for above in (place, *place.parents))
 
 
 def start(repo: Path, *arguments: str, env: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:

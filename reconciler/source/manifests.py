@@ -72,6 +72,12 @@ def read_working_tree(root: Path, subdir: str, cache: StatCache | None = None) -
     times and inode are unchanged are not read again. Raises SourceError like `read`.
     """
     top = root / _place(subdir)
+    real, base = os.path.realpath(top), os.path.realpath(root)
+    if real != base and not real.startswith(base.rstrip("/") + "/"):
+        raise SourceError(
+            f"{top} is a link that leads out of {root}; nothing is read there",
+            hint="Name the directory itself with -C DIR.",
+        )
     found = _Found(before={} if cache is None else cache)
     try:
         _walk(top, os.path.relpath(top, root), found)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO, cast
 
 from reconciler.core.errors import ShipError
+from reconciler.transports.private import make_private
 
 # 1980-01-02: one fixed time for all files. Not 0: zip files, and so Python wheels built from the tree, begin in 1980.
 FIXED_TIME_S = 315_619_200
@@ -124,7 +125,7 @@ def packing(cache: Path, *, size_max: int = SIZE_BYTES_MAX) -> Iterator[tuple[Pa
     objects = cache / "objects"
     done: list[Packed] = []
     try:
-        objects.mkdir(parents=True, exist_ok=True)
+        make_private(objects)
         handle, name = tempfile.mkstemp(prefix=".packing-", dir=objects)
         temporary = Path(name)
         try:

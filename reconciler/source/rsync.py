@@ -70,7 +70,9 @@ def synchronise(
     if not share.startswith("/"):
         raise ShipError(f"{share!r} is not a share directory: expected an absolute path")
     target = f"{share.rstrip('/')}/rsync/{name}"
-    made = transport.run(Command(("mkdir", "-p", target)), deadline_s=min(_ASK_S, deadline_s))
+    made = transport.run(
+        Command(("sh", "-c", 'umask o= && mkdir -p "$1"', "sh", target)), deadline_s=min(_ASK_S, deadline_s)
+    )
     if made.returncode != 0:
         raise Rejected(f"{host.alias}: {target} cannot be made: {words(made.stderr)}")
     shell = _remote_shell(transport, host, deadline)

@@ -20,6 +20,7 @@ from reconciler.core.errors import ShipError, SourceError
 from reconciler.source import git
 from reconciler.source.git import resolve
 from reconciler.source.pack import SIZE_BYTES_MAX, Packer, packing
+from reconciler.transports.private import make_private
 
 __all__ = ["Snapshot", "Submodules", "archive", "dirty", "listed", "prune", "resolve"]
 
@@ -109,7 +110,7 @@ def listed(root: Path, patterns: Sequence[str], *, cache: Path, size_max: int = 
     """The files that match the patterns (`*`, `?`, `**`, relative to `root`); a directory brings all below it.
 
     Git is not asked, so ignored files can be shipped too; `.git` never is. Raises ShipError for a pattern that leaves
-    `root` or matches no file.
+    `root`, also through a link, or matches no file.
     """
     chosen: dict[str, Path] = {}
     for pattern in patterns:
@@ -120,6 +121,8 @@ def listed(root: Path, patterns: Sequence[str], *, cache: Path, size_max: int = 
         matched = [each for path in places for each in _below(path) if ".git" not in each.relative_to(root).parts]
         if not matched:
             raise ShipError(f"{pattern!r} matches no file in {root}")
+        for each in matched:
+            _check_inside(each, root)
         chosen.update((each.relative_to(root).as_posix(), each) for each in matched)
     try:
         with packing(cache, size_max=size_max) as (packer, done):
@@ -192,6 +195,7 @@ def _add(
             left_out.append(prefix + path)
             continue
         inner = tree.repo / path
+        _check_inside(inner / ".git", tree.repo)
         if not (inner / ".git").exists():
             raise ShipError(
                 f"Submodule {prefix}{path} is not checked out in {tree.repo}",
@@ -199,6 +203,16 @@ def _add(
             )
         with _working(inner) if working else _pinned(inner, pin, prefix + path) as below:
             _add(packer, below, f"{prefix}{path}/", submodules, left_out, working=working)
+
+
+def _check_inside(path: Path, root: Path) -> None:
+    """Raises ShipError for a path whose directories, links followed, are not below `root`: what is there is somebody else's."""
+    top, parent = Path(os.path.realpath(root)), Path(os.path.realpath(path.parent))
+    if parent != top and top not in parent.parents:
+        raise ShipError(
+            f"{path} cannot be shipped: a link in it leads out of {root}",
+            hint="Put the files themselves there, or ship the repository in which they lie.",
+        )
 
 
 def _links(tree: _Tree) -> list[tuple[str, str]]:
@@ -316,7 +330,7 @@ def _recall(cache: Path, key: str, commit: str | None) -> Snapshot | None:
 def _remember(cache: Path, key: str, snapshot: Snapshot) -> None:
     about = {"sha256": snapshot.sha256, "size": snapshot.size, "warnings": list(snapshot.warnings)}
     try:
-        (cache / "keys").mkdir(exist_ok=True)
+        make_private(cache / "keys")
         handle, name = tempfile.mkstemp(prefix=".key-", dir=cache / "keys")
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             json.dump(about, file)

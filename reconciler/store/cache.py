@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from reconciler.transports.private import make_private, write_private
+
 
 class FileCache:
     """Values by key, all of one `tag`; another tag (a new version of what makes the values) finds it empty."""
@@ -32,8 +34,8 @@ class FileCache:
         self._held = (tag, dict(values))
         temporary = self._path.with_suffix(f".{os.getpid()}.tmp")
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            temporary.write_text(json.dumps({"tag": tag, "values": values}, separators=(",", ":")))
+            make_private(self._path.parent)
+            write_private(temporary, json.dumps({"tag": tag, "values": values}, separators=(",", ":")))
             temporary.replace(self._path)
         except OSError:
             temporary.unlink(missing_ok=True)

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from reconciler.core.cause import Cause
+from reconciler.core.loops import Series
 from reconciler.core.memory import (
     Adopted,
     Billed,
@@ -41,10 +42,12 @@ def dump_line(line: Line) -> tuple[str, str]:
                 body["price_per_hour"] = price
         case Launched(run_id, handle, adopted):
             body = {"run_id": run_id, "handle": _handle(handle), "adopted": adopted}
-        case Refused(run_id, message, not_before, cause):
+        case Refused(run_id, message, not_before, cause, blamed):
             body = {"run_id": run_id, "message": message, "not_before": not_before}
             if cause is not None:
                 body["cause"] = cause.value
+            if blamed:
+                body["blamed"] = True
         case Unsettled(run_id, message) | Stopped(run_id, message):
             body = {"run_id": run_id, "message": message}
         case Stopping(run_id, cause, forced):
@@ -60,6 +63,10 @@ def dump_line(line: Line) -> tuple[str, str]:
                 "lasted": line.lasted,
                 "not_before": line.not_before,
             }
+            if line.series is not None:
+                body["series"] = _series(line.series)
+            if line.blamed:
+                body["blamed"] = True
         case Adopted(run, found):
             body = {"run": run.to_json(), "handle": _handle(found)}
         case Edited(run_id, run):
@@ -95,7 +102,7 @@ def _line(kind: str, body: dict[str, Any]) -> Line:
             return Launched(body["run_id"], _unhandle(body["handle"]), body["adopted"])
         case "Refused":
             cause = Cause(body["cause"]) if "cause" in body else None
-            return Refused(body["run_id"], body["message"], body["not_before"], cause)
+            return Refused(body["run_id"], body["message"], body["not_before"], cause, body.get("blamed", False))
         case "Unsettled":
             return Unsettled(body["run_id"], body["message"])
         case "Stopped":
@@ -112,6 +119,8 @@ def _line(kind: str, body: dict[str, Any]) -> Line:
                 body["requeue"],
                 body["lasted"],
                 body["not_before"],
+                _unseries(body.get("series")),  # lines from before it was counted have none
+                body.get("blamed", False),
             )
         case "Adopted":
             return Adopted(run_from_json(body["run"]), _unhandle(body["handle"]) if body["handle"] else None)
@@ -175,10 +184,13 @@ def dump_memory(memory: Memory) -> str:
         "cost",
         "approved",
         "dry",
+        "strikes",
     ):
         value = getattr(memory, name)
         if value:
             body[name] = value
+    if memory.series is not None:
+        body["series"] = _series(memory.series)
     if memory.last_phase is not None:
         body["last_phase"] = memory.last_phase.value
     if memory.cancelled_for is not None:
@@ -241,6 +253,8 @@ def _memory(job: JobKey, body: dict[str, Any]) -> Memory:
         cost=body.get("cost", 0.0),
         approved=body.get("approved", {}),
         dry=tuple((host, zone, at) for host, zone, at in body.get("dry", ())),
+        strikes=tuple((str(host), float(at)) for host, at in body.get("strikes", ())),
+        series=_unseries(body.get("series")),
         billed=(body["billed"][0], body["billed"][1]) if "billed" in body else None,
     )
 
@@ -249,6 +263,23 @@ def _stone(body: list[Any]) -> Tombstone:
     phase, digest, generation, run_id, host, cause, exit_code, message, at = body
     return Tombstone(
         Phase(phase), digest, generation, run_id, host, Cause(cause) if cause else None, exit_code, message, at
+    )
+
+
+def _series(series: Series) -> list[Any]:
+    return [series.failure, series.count, series.step, series.checkpoint, series.stalled]
+
+
+def _unseries(body: list[Any] | None) -> Series | None:
+    if body is None:
+        return None
+    failure, count, step, checkpoint, stalled = body
+    return Series(
+        str(failure),
+        int(count),
+        None if step is None else int(step),
+        None if checkpoint is None else int(checkpoint),
+        stalled=bool(stalled),
     )
 
 

@@ -30,6 +30,8 @@ _ROUNDS = 3
 
 _SAFE = (
     "-c",
+    "safe.bareRepository=explicit",  # a commit may hold files that look like one
+    "-c",
     "core.hooksPath=/dev/null",
     "-c",
     "core.fsmonitor=false",
@@ -58,10 +60,11 @@ _FILE = b"100644"
 
 
 class GitRef:
-    """One ref on one remote of a repository. `repo` is any directory in it."""
+    """One ref on one remote of a repository. `repo` is any directory in it, `git_dir` the repository itself."""
 
-    def __init__(self, repo: Path, remote: str = "origin", ref: str = REF) -> None:
+    def __init__(self, repo: Path, remote: str = "origin", ref: str = REF, *, git_dir: Path | None = None) -> None:
         self._repo, self._remote, self._ref = repo, remote, ref
+        self._git_dir = (f"--git-dir={git_dir}",) if git_dir is not None else ()
         self._folder, _, name = ref.rpartition("/")
         self._ours = f"{SEEN}/{os.getpid()}-{secrets.token_hex(4)}"
         self._seen = f"{self._ours}/{name}"
@@ -292,7 +295,7 @@ class GitRef:
         environ = {**kept, "GIT_TERMINAL_PROMPT": "0", "GIT_PAGER": "cat", "GIT_NO_REPLACE_OBJECTS": "1", "LC_ALL": "C"}
         try:
             process = subprocess.Popen(
-                ["git", *_SAFE, *more, "-C", str(self._repo), *arguments],
+                ["git", *_SAFE, *more, "-C", str(self._repo), *self._git_dir, *arguments],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,

@@ -21,6 +21,7 @@ from reconciler.core.names import JobKey
 from reconciler.core.protocols import Entry
 from reconciler.store.codec import dump_line, dump_memory, load_line, load_memory
 from reconciler.store.holder import default_actor, holder_from, is_dead, myself
+from reconciler.transports.private import make_private, touch_private
 
 SCHEMA_VERSION = 1
 
@@ -53,7 +54,8 @@ class SqliteStore:
         self._expires = 0.0
         self._cache: tuple[int, dict[JobKey, Memory]] | None = None
         try:
-            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            make_private(path.parent)
+            touch_private(path)  # the files that SQLite puts beside it get its mode
             self._db = sqlite3.connect(path, timeout=10.0, isolation_level=None, check_same_thread=False)
             path.chmod(0o600)
             self._prepare()

@@ -11,6 +11,8 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from reconciler.transports.private import make_private, write_private
+
 
 class Unmoved:
     """`file` says where to remember; it is asked once, when there is something to remember."""
@@ -45,8 +47,8 @@ class Unmoved:
             self._path = self._file()
         beside = self._path.with_name(f"{self._path.name}.{os.getpid()}")
         try:
-            beside.parent.mkdir(exist_ok=True)
-            beside.write_text(json.dumps(self._known))
+            make_private(beside.parent)
+            write_private(beside, json.dumps(self._known))
             beside.replace(self._path)
         except OSError:
             return  # this process remembers; the next one begins anew

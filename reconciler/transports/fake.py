@@ -112,7 +112,7 @@ class FakeTransport:
         path: str,
         *,
         size: int,
-        mode: int = 0o644,
+        mode: int = 0o640,
         deadline_s: float,  # noqa: ARG002 - takes no time
         progress: Progress | None = None,
     ) -> None:

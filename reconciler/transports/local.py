@@ -29,7 +29,7 @@ class LocalTransport:
         path: str,
         *,
         size: int,
-        mode: int = 0o644,
+        mode: int = 0o640,
         deadline_s: float,
         progress: Progress | None = None,
     ) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from reconciler.core.errors import Rejected, Unreachable
+from reconciler.transports.private import make_private, write_private
 from reconciler.transports.registry import TransportSettings
 
 SCAN_S = 15.0
@@ -38,7 +39,7 @@ def settings_for(login: Login, folder: Path, *, include: Path | None, timeout_s:
             raise Rejected(f"{text!r} cannot stand in an ssh configuration")
     if any(c == '"' or not c.isprintable() for c in login.identity):
         raise Rejected(f"The key's path {login.identity!r} cannot stand in an ssh configuration")
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    make_private(folder)
     known = folder / f"{login.alias}.known_hosts"
     if login.key:
         _write(known, f"{login.alias} {login.key}\n")
@@ -79,6 +80,5 @@ def _scan(login: Login) -> list[str]:
 
 def _write(path: Path, text: str) -> None:
     aside = path.with_name(f".{path.name}.new")
-    aside.write_text(text)
-    aside.chmod(0o600)
+    write_private(aside, text)
     aside.replace(path)

@@ -212,6 +212,7 @@ _CANNOT, _SHORT, _TOO_LARGE = 73, 75, 76
 # mode is set.
 _PUT = f"""
 if [ -d "$3" ]; then echo "it is a directory" >&2; exit {_CANNOT}; fi
+case $5 in *0) umask o= ;; esac
 mkdir -p "$1" || exit {_CANNOT}
 umask 077
 trap 'rm -f "$2"' EXIT

@@ -48,9 +48,18 @@ class Endpoint:
         return name if self.port == 22 else f"[{name}]:{self.port}"
 
 
+# As OpenSSH does since 9.6: names end in the user's ProxyCommand and `Match exec`, which a shell reads.
+_OF_SHELLS = frozenset("'\"`$\\;&<>|(){}")
+
+
 def checked_alias(alias: str) -> str:
-    """The alias, when it can be handed to ssh. Raises Rejected for one that ssh would take for an option."""
-    if not alias or alias.startswith("-") or any(c.isspace() or not c.isprintable() for c in alias):
+    """The alias, when it can be handed to ssh. Raises Rejected for one that ssh, or a shell after it, would take for more."""
+    if (
+        not alias
+        or alias.startswith("-")
+        or "@-" in alias
+        or any(c.isspace() or not c.isprintable() or c in _OF_SHELLS for c in alias)
+    ):
         raise Rejected(f"{alias!r} is not an ssh destination: expected an alias of ssh_config, a host, or user@host")
     return alias
 

@@ -7,13 +7,14 @@ import json
 import pytest
 
 from reconciler.backends.node import NodeBackend
-from reconciler.backends.node_call import BUNDLE_MISSING, NodePaths, NodeSettings
+from reconciler.backends.node_call import BUNDLE_MISSING, NodeCall, NodePaths, NodeSettings
 from reconciler.core.errors import OutcomeUnknown, Rejected, Retry, Unparsable
 from reconciler.core.observation import Presence
 from reconciler.core.protocols import Accepted, Declined, Facts, Known, LogCursor, Look
 from reconciler.core.transport import Command, Completed
 from reconciler.load.normal import decode
 from reconciler.transports.fake import FakeHost, FakeTransport
+from reconciler.transports.local import LocalTransport
 from tests.worlds import job, run_of
 
 RUN = run_of(job())
@@ -167,3 +168,13 @@ def test_secrets_travel_on_standard_input_and_nowhere_else(node):
     assert node.asked[0][1]["runs"][0]["secrets"] == {"KEY": "hunter2"}
     assert "hunter2" not in repr(submission)
     assert "hunter2" not in json.dumps(dict(submission.body))
+
+
+@pytest.mark.parametrize("python", [None, "python3"])
+@pytest.mark.parametrize("shared", [False, True])
+def test_the_runtime_is_told_of_a_volume_that_pods_share(tmp_path, python, shared):
+    (tmp_path / "bootstrap.sh").write_text('echo "${RECONCILER_SHARED:-no} $1"\n')
+    paths = NodePaths("/s", "/w", "/c", "/r", bundle=str(tmp_path))
+    call = NodeCall(NodeSettings("k8s", paths, python=python, shared=shared), LocalTransport(), lambda: None)
+    done = LocalTransport().run(call._command("observe", b""), deadline_s=10.0)
+    assert done.stdout.decode() == ("1" if shared else "no") + " observe\n"

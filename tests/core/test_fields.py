@@ -71,10 +71,11 @@ def test_fields_of_restart_that_came_later_are_in_no_digest_at_their_defaults() 
     assert isinstance(restart, dict)
     whole = whole_part({**DEFAULTS, "restart": {**restart, "failure": 1}})["restart"]
     assert isinstance(whole, dict)
-    assert {"owner", "cancelled"}.isdisjoint(whole)
+    assert {"owner", "cancelled", "same_failure"}.isdisjoint(whole)
     assert whole["failure"] == 1
     assert whole_part({**DEFAULTS, "restart": {**restart, "owner": "slurm"}})["restart"] != restart
     assert whole_part({**DEFAULTS, "restart": {**restart, "cancelled": 1}}) != {}
+    assert whole_part({**DEFAULTS, "restart": {**restart, "same_failure": None}}) != {}
 
 
 def test_a_spec_of_an_older_version_is_filled_with_defaults() -> None:

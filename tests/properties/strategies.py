@@ -19,6 +19,7 @@ from reconciler.backends.batch_sight import ended_report, lives
 from reconciler.core.cause import Cause
 from reconciler.core.errors import Problem
 from reconciler.core.job import Desired
+from reconciler.core.loops import Series
 from reconciler.core.memory import (
     Adopted,
     Deferred,
@@ -127,6 +128,15 @@ ENDS = (
 PRODUCTS = ("NVIDIA H100 80GB HBM3", "NVIDIA A100-SXM4-80GB", "Weird")
 
 
+SERIES = (
+    None,
+    Series("failure 7", 1),
+    Series("infrastructure it's gone", 4, 3, None),
+    Series("failure 7", 5, None, 12, stalled=True),
+    Series("", 0, 100, 100),
+)
+
+
 class Dice:
     """Choices, made by `throw(n)`: a number from 0 to n - 1, the simplest first."""
 
@@ -210,7 +220,7 @@ def make_line(dice: Dice, name: str = "a") -> Line:
     makers: tuple[Callable[[], Line], ...] = (
         lambda: Launching(run, dice.pick(False, True), dice.pick(None, 0.0, 12.5)),
         lambda: Launched(run.run_id, settled_handle(run), dice.pick(False, True)),
-        lambda: Refused(run.run_id, dice.one_of(TEXTS), dice.one_of(TIMES), dice.pick(None, *CAUSES)),
+        lambda: Refused(run.run_id, dice.one_of(TEXTS), dice.one_of(TIMES), dice.pick(None, *CAUSES), dice.once_in(3)),
         lambda: Deferred(dice.one_of(TEXTS), dice.one_of(TIMES)),
         lambda: Unsettled(run.run_id, dice.one_of(TEXTS)),
         lambda: Stopping(run.run_id, dice.one_of(CAUSES), dice.pick(False, True)),
@@ -224,6 +234,8 @@ def make_line(dice: Dice, name: str = "a") -> Line:
             requeue=dice.pick(False, True),
             lasted=dice.pick(False, True),
             not_before=dice.one_of(TIMES),
+            series=dice.one_of(SERIES),
+            blamed=dice.once_in(3),
         ),
         lambda: Adopted(run, dice.pick(None, settled_handle(run))),
         lambda: Edited(run.run_id, run),
@@ -244,7 +256,18 @@ def make_memory(dice: Dice, name: str) -> Memory:
         if dice.once_in(3):
             life.append(Stopping(run.run_id, dice.pick(Cause.REPLACED, Cause.DELETED, Cause.SUSPENDED), False))
         life.append(
-            Ended(run.run_id, phase, cause, 0, "over", requeue=requeue, lasted=True, not_before=dice.one_of(TIMES))
+            Ended(
+                run.run_id,
+                phase,
+                cause,
+                0,
+                "over",
+                requeue=requeue,
+                lasted=True,
+                not_before=dice.one_of(TIMES),
+                series=dice.one_of(SERIES) if dice.once_in(3) else None,
+                blamed=cause is Cause.INFRASTRUCTURE,
+            )
         )
         if dice.once_in(10):
             life = [life[0], Refused(run.run_id, "no room", dice.one_of(TIMES))]
@@ -434,9 +457,52 @@ def make_rush(dice: Dice) -> World:
     )
 
 
+def make_disaster(dice: Dice) -> World:
+    """Every job has a run on one host or another, and of most of them a complete look shows nothing."""
+    made: dict[JobKey, Memory] = {}
+    described: dict[JobKey, Desired] = {}
+    for name in NAMES:
+        item = wanted(name, dice.number(0, len(SPECS) - 1))
+        run = replace(run_of(item, host=dice.pick("h1", "h1", "h1", "h2")), gpus=())
+        memory = fold(Memory(run.job), Launching(run, False), NOW - 100)
+        if not dice.once_in(6):
+            memory = fold(memory, Launched(run.run_id, settled_handle(run)), NOW - 99)
+        if dice.once_in(6):
+            memory = fold(memory, Stopping(run.run_id, dice.pick(Cause.REPLACED, Cause.DELETED)), NOW - 50)
+        if dice.once_in(6):
+            memory = fold(memory, Requested(dice.pick("cancel", "suspend"), "by hand"), NOW - 1)
+        made[run.job] = memory
+        if not dice.once_in(4):
+            described[run.job] = item if dice.once_in(2) else wanted(name, dice.number(0, len(SPECS) - 1))
+    seen = {}
+    for host in HOSTS:
+        runs = [memory.run for memory in made.values() if memory.run is not None and memory.run.host == host]
+        found = {run.run_id: make_sighting(dice, run) for run in runs if dice.once_in(4)}
+        boot = dice.pick("boot-1", "boot-1", "boot-1", "boot-2")
+        strangers = [make_run(dice, dice.one_of(NAMES), host=host)] if dice.once_in(4) else []
+        found |= {run.run_id: make_sighting(dice, run) for run in strangers}
+        seen[host] = Census(host, not dice.once_in(8), found, Capacity(4), boot_id=boot, error="")
+    return World(
+        desired=described,
+        frozen={},
+        complete=not dice.once_in(6),
+        memories=made,
+        observation=Observation(seen),
+        hosts=tuple(HostView(host, "plain", "lab", {}, slots=9) for host in HOSTS),
+        owner=OWNER,
+        now=NOW,
+        decode=_decode,
+        chip_of=chip_of,
+        only=dice.pick(None, None, None, frozenset(KEYS[:2])),
+        lost=dice.pick(frozenset(), frozenset(), frozenset(), frozenset({"h1"})),
+    )
+
+
 def make_world(dice: Dice) -> World:
     if dice.once_in(12):
         return make_rush(dice)
+    if dice.once_in(8):
+        return make_disaster(dice)
     remembered = {key(name): make_memory(dice, name) for name in NAMES if dice.once_in(2)}
     described: dict[JobKey, Desired] = {}
     for name in NAMES:
@@ -477,6 +543,8 @@ def make_world(dice: Dice) -> World:
         unscanned=dice.pick((), (), (), (), (), ("h1",), (QUEUE,)),
         delete_allowed=dice.pick(None, None, 1),
         only=dice.pick(None, None, None, None, frozenset(KEYS[:2])),
+        breaks=dice.pick({}, {}, {"h1": (NOW - 400, NOW - 200, NOW - 1)}),
+        trusted=dice.pick(frozenset(), frozenset(), frozenset({"h1"})),
     )
 
 

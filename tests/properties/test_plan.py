@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from reconciler.core.actions import Start, Stop, Verb
 from reconciler.core.cause import Cause
 from reconciler.core.job import JobSpec
-from reconciler.core.memory import Adopted, Ended, Forgotten, Line, Memory, fold
+from reconciler.core.memory import Adopted, Ended, Forgotten, Line, Memory, Refused, fold
 from reconciler.core.names import JobKey
 from reconciler.core.observation import Gpu, Presence, ReportStatus
 from reconciler.core.phase import Phase
@@ -24,7 +24,7 @@ from reconciler.core.plan import Plan, World, plan
 from reconciler.core.queue import QueueCapacity, QueueState
 from reconciler.core.run import Run
 from reconciler.core.solve import HostView, Placement
-from tests.properties.strategies import KEYS, make_world, seeded, thrown, wanted
+from tests.properties.strategies import HOSTS, KEYS, make_world, seeded, thrown, wanted
 from tests.worlds import OWNER, census, live_memory, run_of
 
 Promise = Callable[[World, Plan], None]
@@ -244,7 +244,7 @@ def a_living_run_of_ours_beside_the_open_one_is_never_ignored(world, made):
         is_open = memory.run is not None and (memory.run.run_id, memory.run.token) == (run.run_id, run.token)
         let_go = memory.attempt and memory.run is None and run.job not in world.desired
         minded = world.only is None or run.job in world.only
-        if minded and not is_open and not let_go:
+        if minded and not is_open and not let_go and run.host not in alarmed(world):
             assert run.job in acted
 
 
@@ -326,6 +326,58 @@ def a_job_that_depends_starts_after_success_only(world, made):
                 stone, item = memories[needed].tombstone, world.desired[needed]
                 assert stone is not None
                 assert (stone.phase, stone.digest, stone.generation) == (Phase.SUCCEEDED, item.digest, item.generation)
+
+
+# --- breakers
+
+
+def alarmed(world: World) -> set[str]:
+    """Hosts on which too many runs vanished, also where no selected job is concerned."""
+    return {alarm.host for alarm in plan(replace(world, only=None)).alarms}
+
+
+def is_gone(world: World, memory: Memory) -> bool:
+    """A complete look shows nothing of the open run, not even that its machine was restarted."""
+    seen = world.observation.look(memory.run.host, memory.run.run_id)
+    known = memory.handle.native.get("boot_id") if memory.handle else None
+    return seen.presence is Presence.ABSENT and not (known and seen.boot_id and known != seen.boot_id)
+
+
+@promise
+def many_runs_that_vanish_together_are_not_taken_for_lost(world, made):
+    looks = world.observation.censuses.values()
+    another = {seen.run.job for one in looks for seen in one.sightings.values() if seen.run is not None}
+    ended = {key for key, line in made.lines if isinstance(line, (Ended, Refused, Forgotten))}
+    for host in HOSTS:
+        runs = [memory for memory in world.memories.values() if memory.run is not None and memory.run.host == host]
+        minded = [memory for memory in runs if memory.submitted and memory.stop is None]
+        gone = {memory.job for memory in minded if is_gone(world, memory)} - another
+        if len(gone) >= 3 and len(gone) * 3 > len(minded) and host not in world.lost:
+            assert not ended & gone
+            assert host in alarmed(world)
+
+
+@promise
+def a_host_with_an_alarm_is_left_alone_but_for_what_is_asked_by_name(world, made):
+    hosts = alarmed(world)
+    for action in made.actions:
+        if action.host not in hosts or action.effect is None:
+            continue
+        memory = learned(world, made)[action.job]
+        assert isinstance(action.effect, Stop)
+        assert memory.cancelled or memory.suspended
+    for alarm in made.alarms:
+        assert len(alarm.missing) >= 3
+        assert alarm.minded >= len(alarm.missing) > alarm.minded / 3
+        assert alarm.host not in world.lost
+        assert not any(action.job in alarm.missing for action in made.actions)
+
+
+@promise
+def nothing_new_is_started_where_the_way_breaks_off_again_and_again(world, made):
+    for action in made.actions:
+        if isinstance(action.effect, Start) and action.effect.again is None:
+            assert action.host not in world.breaks or action.host in world.trusted
 
 
 # --- behind a queue
@@ -451,7 +503,9 @@ def a_twin_is_ended_unless_something_else_comes_first(world, made):
     acted = {action.job for action in made.actions}
     for job, memory in learned(world, made).items():
         minded = world.only is None or job in world.only
-        if memory.run is not None and minded and world.observation.look(memory.run.host, memory.run.run_id).twins:
+        if memory.run is None or not minded or memory.run.host in alarmed(world):
+            continue
+        if world.observation.look(memory.run.host, memory.run.run_id).twins:
             assert job in acted
 
 
@@ -515,12 +569,15 @@ WORLDS = 2000
 REASONS = {
     "AttemptEnded",
     "CancelRequested",
+    "CancelRequested beside an alarm",
     "DependencyMissing",
     "FoundByMark",
+    "HostCoolingDown",
     "HostNeverSeen",
     "HostUnknown",
     "LaunchUnsettled",
     "ManifestRemoved",
+    "MassDisappearance",
     "New",
     "NewSpec",
     "Orphaned",
@@ -528,6 +585,7 @@ REASONS = {
     "SourceIncomplete",
     "Refusal",
     "SpecChanged",
+    "Stalled",
     "StopAgain",
     "StopUnsettled",
     "StrayAttempt",
@@ -545,6 +603,11 @@ REASONS = {
 def asked(world: World, met: Counter[str]) -> None:
     made = plan(world)
     met.update(action.reason for action in made.actions)
+    met.update(view.reason for view in made.views if view.reason in ("MassDisappearance", "HostCoolingDown", "Stalled"))
+    hosts = {alarm.host for alarm in made.alarms}
+    met["CancelRequested beside an alarm"] += any(
+        action.host in hosts and action.reason == "CancelRequested" for action in made.actions
+    )
     met["Refusal"] += made.refusal is not None
     met["a twin's end"] += any(
         isinstance(action.effect, Stop) and bool(action.effect.handle.native.get("twin")) for action in made.actions

@@ -109,6 +109,8 @@ class Site:
             "HOME": str(self.root / "home"),
             "PYTHONPATH": str(REPOSITORY),
             "NO_COLOR": "1",
+            # Most tests are of other things than what manifests may have.
+            "RECONCILER_ALLOW": json.dumps({"env": ["*"], "files": [f"{self.root}/"]}),
             **self.env,
         }
 

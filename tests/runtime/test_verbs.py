@@ -39,7 +39,8 @@ def test_root_that_vanished_under_a_known_run_proves_nothing(host: Host) -> None
         return host.answers("observe", document)[0]["sighting"]
 
     assert "not mounted" in seen(settled=True)["error"]
-    assert (seen()["state"], seen()["error"]) == ("absent", None)
+    assert seen(settled=True)["rootless"] is True
+    assert (seen()["state"], seen()["error"], seen().get("rootless")) == ("absent", None, None)
 
 
 def test_record_says_running_soon_after_a_set_up(host: Host) -> None:

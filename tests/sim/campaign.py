@@ -34,6 +34,7 @@ EXPECTED = frozenset(
         "AttemptEnded",
         "BackingOff",
         "Cancelled",
+        "HostCoolingDown",
         "HostUnknown",
         "LaunchUnsettled",
         "ManifestRemoved",
@@ -90,6 +91,8 @@ def storm(seed: int, directory: Path, climate: Climate | None = None) -> SimWorl
         sites=lambda clock, chosen: climate.sites(clock, chosen, random.Random(f"{seed} sites")),
         began=climate.began,
     )
+    world.trusting = seed % 2 == 0  # else the storm is mostly spent waiting for hosts to cool down
+    world.now.allow(None)
     world.requests = climate.requests
     for endpoint in world.endpoints.values():
         if isinstance(endpoint, LoginEndpoint):

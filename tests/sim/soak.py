@@ -21,7 +21,7 @@ from reconciler.core.phase import Phase
 from reconciler.core.run import Run
 from tests.sim.wire import LoginEndpoint, NodeEndpoint
 from tests.sim.workloads import build
-from tests.sim.world import SimWorld, calm, faults, manifest
+from tests.sim.world import SimWorld, _job, calm, faults, manifest
 from tests.worlds import OWNER
 
 FAULTS = 0.05
@@ -97,6 +97,7 @@ def _days(world: SimWorld, rng: random.Random, days: int) -> Iterator[Day]:
             world.clock.sleep(PACE_S)
             _forget(world)
         world.restart()
+        _job.cache_clear()
         gc.collect()
         lines = world.now.store.newest() - newest
         yield Day(day, memory_mib(), world.passes - passes, sum(ledger.started.values()) - started, lines)
@@ -173,7 +174,8 @@ def _forget(world: SimWorld) -> None:
             memory = world.folded.get(process.run.job)
             minded = memory is not None and memory.run is not None and memory.run.run_id == run_id
             newest = machine.fences.get(process.run.job)
-            if not process.alive and not minded and newest is not None and newest.run_id != run_id:
+            wanted = process.run.job.name in world.manifests and newest is not None and newest.run_id == run_id
+            if not process.alive and not minded and not wanted:
                 del machine.processes[run_id]
         if isinstance(machine, FakeCluster):
             _purge(machine, world.endpoints[machine.name])

@@ -258,8 +258,13 @@ class Incarnation:
         self.allowed = count
         self.reconciler = self._reconciler(count)
 
-    def _reconciler(self, delete_allowed: int | None) -> Reconciler:
+    def give_up(self, hosts: Iterable[str]) -> None:
+        """The user says that what is missing there is lost."""
+        self.reconciler = self._reconciler(None, frozenset(hosts))
+
+    def _reconciler(self, delete_allowed: int | None, lost: frozenset[str] = frozenset()) -> Reconciler:
         world = self.world
+        trusted = frozenset(host.name for host in world.hosts) if world.trusting else frozenset()
         gates = {host.name: _gate(world.backend(host.name), host.name, self) for host in world.hosts}
         ports = Ports(
             source=world,
@@ -276,7 +281,9 @@ class Incarnation:
             owner=OWNER,
             approve=True,
         )
-        return Reconciler(ports, Options(delete_allowed=delete_allowed), lanes=OneByOne(world))
+        return Reconciler(
+            ports, Options(delete_allowed=delete_allowed, lost=lost, trusted=trusted), lanes=OneByOne(world)
+        )
 
     def alive_or_killed(self) -> None:
         if self.dead:
@@ -354,6 +361,8 @@ class SimWorld:
         self.last: Pass | None = None
         self.pace_s = PACE_S
         self.confirm = True
+        self.surely_lost = False
+        self.trusting = False
         self.takeover_s = RESTART_S
         self.notes: list[str] = []
         self.actor = "reconciler"
@@ -506,6 +515,9 @@ class SimWorld:
             self.phases.update(view.phase.value for view in seen.plan.views)
             if seen.plan.refusal is not None and self.confirm:
                 incarnation.allow(sum(action.destructive for action in seen.plan.actions))
+                return None
+            if seen.plan.alarms and self.surely_lost:
+                incarnation.give_up(alarm.host for alarm in seen.plan.alarms)
                 return None
             between()
             incarnation.alive_or_killed()
@@ -803,6 +815,7 @@ def calm(world: SimWorld) -> None:
         site.calm()
     world.broken.clear()
     world.complete = True
+    world.surely_lost = True  # nothing is hidden: what is not to be seen any more is gone
 
 
 def claim_foreign(world: SimWorld, machine: FakeMachine, name: str) -> None:

@@ -222,7 +222,7 @@ def test_a_runtime_bundle_is_unpacked_once(transport: Watched, share: str) -> No
     path = deliver_runtime(transport, share, data, deadline_s=AMPLE_S)
     assert path == runtime_path(share, hashlib.sha256(data).hexdigest())
     assert files(path) == ["runtime/__init__.py", "runtime/main.py"]
-    assert stat.S_IMODE(Path(path).stat().st_mode) == 0o755
+    assert stat.S_IMODE(Path(path).stat().st_mode) == 0o750
     assert os.listdir(Path(path).parent) == [Path(path).name]
     transport.runs.clear()
     assert deliver_runtime(transport, share, data, deadline_s=AMPLE_S) == path

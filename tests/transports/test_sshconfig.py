@@ -26,7 +26,25 @@ def test_a_port_is_told_from_an_address(alias: str, word: str, apart: tuple[str,
     assert without_port(alias) == apart
 
 
-@pytest.mark.parametrize("alias", ["", "-v", "-oProxyCommand=id", "a b", "a\nb", "a\0b"])
+@pytest.mark.parametrize(
+    "alias",
+    [
+        "",
+        "-v",
+        "-oProxyCommand=id",
+        "a b",
+        "a\nb",
+        "a\0b",
+        "me@-v",
+        "$(id)",
+        "a;id",
+        "`id`",
+        "a|id",
+        "'a",
+        "a&",
+        "{a,b}",
+    ],
+)
 def test_what_ssh_would_take_for_something_else_is_refused(alias: str) -> None:
     with pytest.raises(Rejected, match="not an ssh destination"):
         checked_alias(alias)

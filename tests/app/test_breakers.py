@@ -1,0 +1,263 @@
+"""What the breakers need of the use cases: whole looks, words that are heeded once, the end of a log, who refused a launch."""
+
+from __future__ import annotations
+
+import pytest
+
+from reconciler.app.converge import COOL_DOWN_S, Options, Reconciler
+from reconciler.core.cause import Cause
+from reconciler.core.errors import OutcomeUnknown, Rejected, SourceError, StoreError, Unreachable
+from reconciler.core.memory import Ended, Refused
+from reconciler.core.observation import ReportStatus
+from reconciler.core.protocols import Declined, LogChunk
+from tests.app.worlds import Desk
+from tests.worlds import job, key
+
+JOBS = tuple("abcd")
+FOREVER = {"restart": {"failure": "unlimited", "infrastructure": "unlimited", "backoff": {"initial": "0s"}}}
+
+
+def launched(desk: Desk, **spec) -> None:
+    """Four jobs that run, and were seen to."""
+    desk.want(*(job(name, **{**FOREVER, **spec}) for name in JOBS))
+    desk.one_pass()
+    desk.one_pass()
+
+
+def reasons(seen) -> dict[str, str]:
+    return {view.job.name: view.reason for view in seen.plan.views}
+
+
+def lines(desk: Desk, kind: type) -> list:
+    return [entry.line for entry in desk.store.history() if isinstance(entry.line, kind)]
+
+
+# --- many runs vanish
+
+
+def test_a_held_host_costs_no_write_and_is_no_reason_to_wait(desk):
+    launched(desk)
+    desk.machines["ws"].unmount()
+    before = desk.store.newest()
+    for _ in range(3):
+        seen = desk.reconciler.look()
+        assert desk.reconciler.apply(seen, why="test") == []
+    assert set(reasons(seen).values()) == {"MassDisappearance"}
+    assert desk.store.newest() == before
+    assert seen.partial
+    assert not seen.moving
+
+
+def test_a_pass_over_one_job_sees_that_all_of_its_host_are_missing(desk):
+    launched(desk)
+    desk.machines["ws"].unmount()
+    desk.reconciler.select(frozenset({key("a")}))
+    seen = desk.reconciler.look()
+    assert reasons(seen) == {"a": "MassDisappearance"}
+    assert [(alarm.host, len(alarm.missing)) for alarm in seen.plan.alarms] == [("ws", 4)]
+    assert not seen.plan.lines
+
+
+def test_a_selection_does_not_take_others_that_have_ended_for_missing(desk):
+    """They have not been seen to end yet, and they are not what this pass is about."""
+    launched(desk)
+    for process in desk.machines["ws"].living():
+        desk.machines["ws"].end(process.run.run_id, ReportStatus.COMPLETED, None, 0)
+    desk.reconciler.select(frozenset({key("a")}))
+    seen = desk.reconciler.look()
+    assert seen.plan.alarms == ()
+    assert [job_key.name for job_key, _ in seen.plan.lines] == ["a"]
+
+
+def test_a_selection_asks_no_host_that_only_others_have_runs_on(tmp_path):
+    desk = Desk(tmp_path, names=("h1", "h2"))
+    desk.want(job("a", request={"hosts": ["h1"]}), job("b", request={"hosts": ["h2"]}))
+    desk.one_pass()
+    desk.backends["h2"].looks.clear()
+    desk.reconciler.select(frozenset({key("a")}))
+    assert reasons(desk.reconciler.look()) == {"a": "Running"}
+    assert desk.backends["h2"].looks == []
+    desk.close()
+
+
+def test_the_word_that_they_are_lost_is_about_what_is_missing_now(desk):
+    launched(desk)
+    desk.machines["ws"].unmount()
+    desk.reconciler = Reconciler(desk.ports(), Options(lost=frozenset({"ws"})))
+    done = desk.one_pass("they are lost")
+    assert sorted(item.action.job.name for item in done) == list(JOBS)
+    assert len(lines(desk, Ended)) == 4
+    desk.one_pass()
+    assert {view.phase.value for view in desk.reconciler.look().plan.views} == {"Running"}
+    desk.machines["ws"].unmount()
+    assert set(reasons(desk.reconciler.look()).values()) == {"MassDisappearance"}
+
+
+def test_a_word_that_found_nothing_missing_is_used_up_as_well(desk):
+    launched(desk)
+    desk.reconciler = Reconciler(desk.ports(), Options(lost=frozenset({"ws"})))
+    assert desk.one_pass() == []
+    desk.machines["ws"].unmount()
+    assert set(reasons(desk.reconciler.look()).values()) == {"MassDisappearance"}
+
+
+def test_a_word_that_could_not_be_followed_is_kept(desk):
+    launched(desk)
+    desk.machines["ws"].unmount()
+    desk.machines["ws"].reachable = False
+    desk.reconciler = Reconciler(desk.ports(), Options(lost=frozenset({"ws"})))
+    assert desk.one_pass() == []
+    desk.machines["ws"].reachable = True
+    desk.clock.sleep(COOL_DOWN_S + 1)
+    assert len(desk.one_pass()) == 4
+
+
+# --- the same failure again and again
+
+
+def fail(desk: Desk, times: int, code: int = 7) -> None:
+    for _ in range(times):
+        desk.one_pass()
+        for process in desk.machines["ws"].living():
+            desk.machines["ws"].end(process.run.run_id, ReportStatus.FAILED, Cause.FAILURE, code)
+    desk.one_pass()
+
+
+def test_a_stalled_job_carries_the_end_of_its_output_and_only_that_one_is_read(desk):
+    desk.want(job("a", **FOREVER))
+    asked = []
+    backend = desk.backends["ws"]
+    backend.logs = lambda known, since: (
+        asked.append(known.run.attempt) or LogChunk(b"one\n\x1b[31mTraceback\x1b[0m\rno such file\x07\n", 0, 10)
+    )
+    fail(desk, 5)
+    assert asked == [5]
+    message = lines(desk, Ended)[-1].message
+    assert message.endswith("\nThe last lines of its output:\none\nTraceback\nno such file")
+    assert reasons(desk.reconciler.look()) == {"a": "Stalled"}
+
+
+@pytest.mark.parametrize("error", [Unreachable("gone"), Rejected("no such file")])
+def test_an_output_that_cannot_be_read_is_left_out(desk, error):
+    desk.want(job("a", **FOREVER))
+
+    def logs(known, since):
+        raise error
+
+    desk.backends["ws"].logs = logs
+    fail(desk, 5)
+    assert reasons(desk.reconciler.look()) == {"a": "Stalled"}
+    assert "\n" not in lines(desk, Ended)[-1].message
+
+
+def test_a_long_output_is_cut_to_its_last_lines(desk):
+    desk.want(job("a", **FOREVER))
+    text = "".join(f"line {number} {'x' * 400}\n" for number in range(100)).encode()
+    desk.backends["ws"].logs = lambda known, since: LogChunk(text[since.offset :], 0, 0)
+    fail(desk, 5)
+    message = lines(desk, Ended)[-1].message
+    assert len(message) < 2000
+    assert message.endswith(f"line 99 {'x' * 400}")
+
+
+# --- who refused a launch
+
+
+@pytest.mark.parametrize(
+    ("answer", "blamed"),
+    [
+        (Unreachable("no connection"), True),
+        (Rejected("no python there"), True),
+        (Declined("unwritable", "no room"), True),
+        (Declined("busy", "slurmctld does not answer"), True),
+        (Declined("owned", "somebody else's"), False),
+        (Declined("fenced", "a newer attempt"), False),
+        (Declined("refused", "sbatch: invalid option", cause=Cause.QUOTA), False),
+    ],
+)
+def test_a_refusal_that_lies_with_the_host_is_held_against_it(desk, answer, blamed):
+    def submit(submissions):
+        if isinstance(answer, Exception):
+            raise answer
+        return {item.run.run_id: answer for item in submissions}
+
+    desk.backends["ws"].answers["submit"] = submit
+    desk.want(job())
+    desk.one_pass()
+    assert [line.blamed for line in lines(desk, Refused)] == [blamed]
+    assert bool(desk.store.memories()[key()].strikes) == blamed
+
+
+@pytest.mark.parametrize("error", [SourceError("no such ref"), StoreError("full"), OutcomeUnknown("cut")])
+def test_what_went_wrong_on_our_side_or_may_have_happened_is_held_against_nobody(desk, error):
+    def submit(submissions):
+        raise error
+
+    desk.backends["ws"].answers["submit"] = submit
+    desk.want(job())
+    desk.one_pass()
+    assert desk.store.memories()[key()].strikes == ()
+
+
+def test_a_host_that_refuses_again_and_again_is_left_for_another_over_processes(tmp_path):
+    desk = Desk(tmp_path, names=("h1", "h2"))
+
+    def submit(submissions):
+        raise Unreachable("h1: no connection")
+
+    desk.backends["h1"].answers["submit"] = submit
+    desk.want(job(**FOREVER))
+    for _ in range(3):
+        desk.one_pass()
+        desk.clock.sleep(70)
+    another = desk.another("next", approved=True)
+    [action] = another.look().plan.actions
+    assert action.host == "h2"
+    trusting = desk.another("jo", approved=True, trusted=frozenset({"h1"}))
+    [action] = trusting.look().plan.actions
+    assert action.host == "h1"
+    for one in (another, trusting):
+        one.close()
+        one.ports.store.close()
+    desk.close()
+
+
+# --- a way that breaks off
+
+
+def test_a_host_that_comes_and_goes_while_we_watch_is_left_for_another(tmp_path):
+    desk = Desk(tmp_path, names=("h1", "h2"))
+    desk.one_pass()
+    machine = desk.machines["h1"]
+    desk.want(job("a", request={"hosts": ["h1"]}))
+    desk.one_pass()
+    for _ in range(3):
+        machine.reachable = False
+        desk.clock.sleep(5)
+        desk.one_pass()
+        machine.reachable = True
+        desk.clock.sleep(COOL_DOWN_S + 1)
+        desk.one_pass()
+    desk.want(job("b"))
+    seen = desk.reconciler.look()
+    assert [action.host for action in seen.plan.actions] == ["h2"]
+    fresh = desk.another("another process")
+    assert [action.host for action in fresh.look().plan.actions] == ["h1"]
+    fresh.close()
+    fresh.ports.store.close()
+    desk.close()
+
+
+def test_one_long_absence_is_no_flapping(tmp_path):
+    desk = Desk(tmp_path, names=("h1",))
+    desk.want(job("a"))
+    desk.one_pass()
+    desk.machines["h1"].reachable = False
+    for _ in range(10):
+        desk.clock.sleep(COOL_DOWN_S + 1)
+        desk.one_pass()
+    desk.machines["h1"].reachable = True
+    desk.clock.sleep(COOL_DOWN_S + 1)
+    desk.want(job("b"))
+    assert [action.job.name for action in desk.reconciler.look().plan.actions] == ["b"]
+    desk.close()
