@@ -153,9 +153,9 @@ BUGS: dict[str, Bug] = {
         CONVERGE,
         (
             (
-                "            found[host] = census\n            if census.complete:",
+                "            found[host] = census\n            self._note_way",
                 "            census = replace(census, complete=True)  # noqa\n            found[host] = census\n"
-                "            if census.complete:",
+                "            self._note_way",
             ),
         ),
     ),
@@ -316,7 +316,7 @@ BUGS: dict[str, Bug] = {
         MEMORY,
         (
             (
-                'tombstone=None if what == "resume" and _was_cancelled(memory) else memory.tombstone',
+                'tombstone=None if what == "resume" and _may_resume(memory) else memory.tombstone',
                 "tombstone=memory.tombstone",
             ),
         ),
@@ -329,7 +329,7 @@ BUGS: dict[str, Bug] = {
     "a deleted job does not come back": Bug(
         "its end by deletion is kept like an end by request",
         PLAN,
-        (("(stone is not None and stone.cause is not Cause.DELETED):", "stone is not None:"),),
+        (("(stone is not None and stone.cause is not Cause.DELETED) or", "stone is not None or"),),
     ),
     "a failed dependency is fulfilled": Bug(
         "any end will do",
@@ -478,9 +478,8 @@ BUGS: dict[str, Bug] = {
         PLAN,
         (
             (
-                "    if state.memory.blank or state.memory.released or (stone is not None and stone.cause is "
-                "not Cause.DELETED):",
-                "    if state.memory.blank or state.memory.released:",
+                "return memory.released or (stone is not None and stone.cause is not Cause.DELETED) or memory.blank",
+                "return memory.released or memory.blank",
             ),
         ),
     ),
