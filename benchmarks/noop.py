@@ -1,9 +1,9 @@
 """A plan over N manifests of which none needs anything, inside `watch` and as a fresh process, against `terraform plan`.
 
 For 1,000 manifests every job was really run. For 10,000 the store was told so (Launching and Ended lines through
-SqliteStore.append), which is what running them leaves in it. `live`: 2,000 of the jobs are alive on one host; their
-answers come ready-made from a transport that holds the bytes a node would send, so that everything but the node counts:
-asking, parsing, planning.
+SqliteStore.append), which is what running them leaves in it. `live`: 2,000 of the jobs are alive on 20 hosts; their
+answers come ready-made from transports that hold the bytes a node would send, so that everything but the nodes counts:
+asking, parsing, planning. A pass that writes anything fails the measurement.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from measure import REPOSITORY, Row, Site, expect, make_site, run, write_jobs
 
-HOST = "local"
+HOST, HOSTS = "local", 20
 TERRAFORM_S_MAX = 60.0
 
 
@@ -43,8 +43,9 @@ def measure(scratch: Path, *, rounds: int) -> list[Row]:
         rows += _terraform(scratch / f"terraform-{count}", count, rounds)
     expect(_child(site, "revive", 2000))
     seen = json.loads(expect(_child(site, "watch", 2000, rounds)).out)
-    what = "no-op plan over 10,000 manifests, 2,000 of them live (the host's answers ready-made)"
+    what = f"no-op plan over 10,000 manifests, 2,000 of them live on {HOSTS} hosts (their answers ready-made)"
     rows.append(Row(f"{what}: a pass in `watch`", seen["s"], target=0.3))
+    rows.append(Row(f"{what}: remote commands of it", [seen["commands"]], "", target=HOSTS))
     rows.append(Row(f"{what}: peak memory", [seen["peak_mib"]], "MiB", target=250))
     return rows
 
@@ -126,11 +127,12 @@ def _tell(ports: Any, live: int) -> None:
     from reconciler.core.run import Handle, Run
 
     lines: list[Any] = []
-    for key, wanted in list(ports.source.read().desired.items())[: live or None]:
+    for number, (key, wanted) in enumerate(list(ports.source.read().desired.items())[: live or None]):
         attempt = 2 if live else 1
+        host = _host(number) if live else HOST
         made = Run(
             job=key, run_id=run_id(key, wanted.digest, attempt), attempt=attempt, token=ports.token(),
-            digest=wanted.digest, spec_digest=wanted.spec_digest, generation=wanted.generation, host=HOST,
+            digest=wanted.digest, spec_digest=wanted.spec_digest, generation=wanted.generation, host=host,
             owner=ports.owner, gpus=None, commit=None, dirty=False, spent={}, normal=wanted.normal,
         )  # fmt: skip
         lines.append((key, Launching(made, False)))
@@ -140,22 +142,29 @@ def _tell(ports: Any, live: int) -> None:
             lines.append((key, Ended(made.run_id, Phase.SUCCEEDED, None, 0, "exit 0", False, True, 0.0)))
     ports.store.lock()
     ports.store.append(lines, commit="", why="benchmark")
-    ports.store.mark_scanned([HOST])
+    ports.store.mark_scanned([HOST, *map(_host, range(HOSTS))])
     ports.store.unlock()
 
 
-class _Node:
-    """A transport with one answer: every live run, as a node would write it."""
+def _host(number: int) -> str:
+    return f"host-{number % HOSTS:02d}"
 
-    def __init__(self, memories: Any) -> None:
-        lines = [json.dumps({"sighting": _sighting(memory.run)}) for memory in memories.values() if memory.run]
+
+class _Node:
+    """A transport with one answer: every live run of a host, as its node would write it."""
+
+    commands = 0
+
+    def __init__(self, memories: Any, host: str) -> None:
+        runs = [memory.run for memory in memories.values() if memory.run and memory.run.host == host]
+        lines = [json.dumps({"sighting": _sighting(each)}) for each in runs]
         closing = {
             "boot_id": "b",
             "hostname": "h",
             "cpus": 64,
             "gpus": None,
             "gpu_error": None,
-            "roots": {},
+            "roots": {"/status": None},
             "done": True,
         }
         self._answer = "".join(f"@r1 {line}\n" for line in [*lines, json.dumps(closing)]).encode()
@@ -163,6 +172,7 @@ class _Node:
     def run(self, _command: Any, **_deadline: float) -> Any:
         from reconciler.core.transport import Completed
 
+        _Node.commands += 1
         return Completed(0, self._answer, b"")
 
     def close(self) -> None:
@@ -186,6 +196,7 @@ def main() -> None:
     from reconciler.backends.node import NodeBackend
     from reconciler.backends.node_call import NodePaths, NodeSettings
     from reconciler.cli.main import COLLECT_AFTER
+    from reconciler.core.solve import HostView
 
     gc.set_threshold(COLLECT_AFTER, 20, 20)  # as the command line does
     with open_ports(Settings(directory, state=Path(os.environ["RECONCILER_STATE"]))) as ports:
@@ -194,22 +205,35 @@ def main() -> None:
             return
         if live:
             paths = NodePaths("/status", "/work", "/checkpoints", "/results", "/bundle")
-            node: Any = _Node(ports.store.memories())
-            backend = NodeBackend(NodeSettings(HOST, paths), node, lambda: None)
-            reconciler = Reconciler(replace(ports, backends=lambda _name: backend))
+            names = [_host(number) for number in range(HOSTS)]
+            memories = ports.store.memories()
+            nodes: dict[str, Any] = {name: _Node(memories, name) for name in names}
+            backends = {
+                name: NodeBackend(NodeSettings(name, paths), node, lambda: None) for name, node in nodes.items()
+            }
+            views = tuple(HostView(name, "plain", "lab", {}, slots=200) for name in names)
+            reconciler = Reconciler(replace(ports, hosts=views, backends=backends.__getitem__))
         else:
             reconciler = Reconciler(ports)
         taken: list[float] = []
+        newest = ports.store.newest()
         for turn in range(3 * rounds + 2):
             start = time.perf_counter()
+            asked = _Node.commands
             seen = reconciler.look()
             assert not seen.plan.effects, seen.plan.actions[:3]
             assert not reconciler.apply(seen, why="benchmark")
             if turn > 1:  # the first one reads, the second finds everything where it was
                 taken.append(time.perf_counter() - start)
+            asked = _Node.commands - asked
         assert not live or seen.moving
+        assert ports.store.newest() == newest
         reconciler.close()
-    print(json.dumps({"s": taken, "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
+    print(
+        json.dumps(
+            {"s": taken, "commands": asked, "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+        )
+    )
 
 
 if __name__ == "__main__":
