@@ -9,19 +9,20 @@ import math
 import os
 import random
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from reconciler.backends.fake import Course, FakeMachine, Process
 from reconciler.backends.fake_queue import FakeCluster
-from reconciler.core.memory import Ended, Launching
+from reconciler.core.memory import Ended, Launching, Line
+from reconciler.core.names import JobKey
 from reconciler.core.observation import ReportStatus
 from reconciler.core.phase import Phase
 from reconciler.core.run import Run
 from tests.sim.wire import LoginEndpoint, NodeEndpoint
 from tests.sim.workloads import build
-from tests.sim.world import SimWorld, _job, calm, faults, manifest
+from tests.sim.world import Incarnation, SimWorld, _job, calm, faults, manifest
 from tests.worlds import OWNER
 
 FAULTS = 0.05
@@ -132,9 +133,9 @@ def _listened(world: SimWorld) -> Ledger:
     ledger = Ledger(Counter(), set(), set(), set())
     recorded = world.recorded
 
-    def note(batch: object) -> None:
-        items = list(batch)  # type: ignore[call-overload]
-        recorded(items)
+    def note(batch: Iterable[tuple[JobKey, Line]], by: Incarnation) -> None:
+        items = list(batch)
+        recorded(items, by)
         for _, line in items:
             match line:
                 case Launching(run=run):
@@ -164,7 +165,7 @@ def _noted(inner: object, ledger: Ledger) -> object:
 def _forget(world: SimWorld) -> None:
     """Of what has long been over, neither the worlds nor the hosts keep anything: a disk is cleaned, too."""
     ledger = _COMPLETED[id(world)]
-    for log in (world.boundaries, world.lines, world.notes):
+    for log in (world.boundaries, world.lines, world.notes, world.censuses, world.deeds):
         log.clear()
     for machine in world.machines.values():
         machine.calls.clear()
@@ -177,6 +178,9 @@ def _forget(world: SimWorld) -> None:
             wanted = process.run.job.name in world.manifests and newest is not None and newest.run_id == run_id
             if not process.alive and not minded and not wanted:
                 del machine.processes[run_id]
+        for key in [key for key in machine.fences if key.name not in world.manifests]:
+            if not any(process.run.job == key for process in machine.processes.values()):
+                del machine.fences[key]
         if isinstance(machine, FakeCluster):
             _purge(machine, world.endpoints[machine.name])
     world.started[:] = [process for process in world.started if process.alive]

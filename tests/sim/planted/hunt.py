@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.sim.campaign import storm
 from tests.sim.folder import folder
 from tests.sim.interruptions import INTERRUPTIONS, run, run_interrupted
+from tests.sim.kinds import KINDS
 from tests.sim.lives import ALL
 from tests.sim.planted.bugs import BUGS
 from tests.sim.planted.patch import planted
@@ -34,11 +34,12 @@ class Found:
     workload: str = ""
     how: str = ""
     at: int | None = None
+    kind: str = "storm"
 
     @property
     def where(self) -> str:
         if self.seed is not None:
-            return f"storm {self.seed}"
+            return f"{self.kind} {self.seed}"
         if self.how == "stale":
             return f"{self.workload}, answer {self.at} exchanged"
         return self.workload + (f", {self.how} at boundary {self.at}" if self.how else "")
@@ -60,15 +61,15 @@ def reference(workload: str) -> Reference:
     return Reference(world.outcome(), tuple(world.boundaries))
 
 
-def by_storm(bug: str, seeds: Iterable[int]) -> Found | None:
+def by_storm(bug: str, seeds: Iterable[int], kind: str = "storm") -> Found | None:
     """The first of these storms that breaks a promise."""
     with planted([(BUGS[bug].module, BUGS[bug].edits)]):
         for tried, seed in enumerate(seeds, 1):
             with folder() as directory:
                 try:
-                    storm(seed, directory)
+                    KINDS[kind].make(seed, directory)
                 except AssertionError as error:
-                    return Found(tried, broken(error), seed)
+                    return Found(tried, broken(error), seed, kind=kind)
     return None
 
 
@@ -132,8 +133,8 @@ def broken(error: AssertionError) -> str:
 def proved(bug: str) -> Found | None:
     """The bug, by the world that is known to find it; else by the first storms, or all boundaries of its workload."""
     match PROOFS[bug]:
-        case Storm(known):
-            return by_storm(bug, [known]) or by_storm(bug, range(WITHIN))
+        case Storm(known, kind):
+            return by_storm(bug, [known], kind) or by_storm(bug, range(WITHIN // KINDS[kind].share), kind)
         case Script(workload, "stale"):
             return by_stale(bug, workload)
         case Script(workload, how, at):

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Storm:
-    """Within so many seeds, counted from 0. `known` is tried first."""
+    """Within so many seeds, counted from 0. `known` is tried first. `kind`: of worlds, see kinds.py."""
 
     known: int
+    kind: str = "storm"
 
 
 @dataclass(frozen=True, slots=True)
