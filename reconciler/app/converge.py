@@ -289,9 +289,9 @@ class Reconciler:
     def _heard_twice(
         self, looks: Mapping[str, Look], memories: Mapping[JobKey, Memory], tick: Callable[[], None] | None
     ) -> dict[str, Census]:
-        """What the hosts answer. An old answer (of a cache, a replica, another login node) shows nothing of a run that was launched
-        since, or one alive that has ended: what contradicts our memory is believed when it is said twice, and then goes on being
-        believed as long as it is said."""
+        """What the hosts answer. An old answer (of a cache, a replica, another login node) shows nothing of a run that was
+        launched since, or one alive that has ended: what contradicts our memory is believed when it is said twice, and then goes
+        on being believed as long as it is said."""
         censuses = self._observe(looks, tick)
         doubts = _contradictions(memories, censuses, self._ports.owner)
         again = {host: looks[host] for host, runs in doubts.items() if runs - self._confirmed.get(host, frozenset())}

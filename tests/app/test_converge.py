@@ -237,7 +237,7 @@ def living(desk):
 
 
 def test_an_old_answer_to_the_question_what_is_free_is_not_believed_either(desk):
-    """Asked a second time in a pass, because something that has just ended needs an accelerator, a host answers with what was before."""
+    """Asked again in the same pass, as something that has just ended needs an accelerator, a host tells what was before."""
     desk.machines["ws"].gpus = gpus(2)
     desk.reconciler = Reconciler(desk.ports(hosts=(HostView("ws", "plain", "lab", None),)))
     before = desk.backends["ws"].observe(Look((), False, probe=True))
