@@ -71,7 +71,7 @@ def test_doctor_names_each_right_that_is_missing_and_makes_no_pod(group: KubeSit
         ("pvc_name", "nothing", "claim", "team-a has no nothing"),
         ("image", None, "image", "none"),
         ("pvc_mount_path", "/elsewhere", "paths", "not on the claim"),
-        ("kubeconfig", "/no/such/file", "API", "/no/such/file"),
+        ("kubeconfig", "~/.kube/none", "API", ".kube/none"),
         ("context", "other", "API", "other"),
     ],
 )
