@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import get_args
 
 import pytest
 from hypothesis import given
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from reconciler.core.cause import Cause
 from reconciler.core.cooling import (
+    BLAMED_REASONS,
     BREAKS_WINDOW_S,
     FIRST_PAUSE_S,
     INCIDENT_S,
@@ -25,6 +27,7 @@ from reconciler.core.memory import Ended, Forgotten, Memory, Refused, fold
 from reconciler.core.observation import Report, ReportStatus
 from reconciler.core.plan import plan
 from reconciler.core.solve import HostView
+from reconciler.core.tpu import DeniedKind
 from reconciler.store.codec import dump_memory, load_memory
 from tests.worlds import HOST, NOW, census, job, key, live_memory, phase_of, planned, run_of, seen, words, world
 
@@ -117,6 +120,11 @@ def test_a_scheduler_minds_its_machines_itself_and_a_rented_one_is_replaced_unle
     assert lost({"zone": "z1"})
     assert lost({"zone": "z1"}, Report(ReportStatus.FAILED, 0, Cause.INFRASTRUCTURE, message="it did not boot"))
     assert not lost({"zone": "z1"}, lasted=True)
+
+
+def test_no_word_of_a_cloud_speaks_against_the_whole_cloud():
+    """A burst of requests that is put off would close all its zones for all jobs."""
+    assert BLAMED_REASONS.isdisjoint(get_args(DeniedKind))
 
 
 # --- remembered
