@@ -9,11 +9,11 @@ runs that vanish are taken for lost; where many do, starting them all again coul
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from reconciler.core.actions import Action, Stop, Verb, View
-from reconciler.core.cooling import pauses
+from reconciler.core.cooling import Pause, pauses
 from reconciler.core.decide import Tended
 from reconciler.core.job import Desired, Json
 from reconciler.core.machine import Machine
@@ -136,21 +136,40 @@ def concerns(world: World, alarm: Alarm) -> bool:
     return any(run is not None and run.host == alarm.host for run in runs)
 
 
-def closed(world: World, tended: Mapping[JobKey, Tended], alarms: Mapping[str, Alarm]) -> dict[str, Closed]:
+@dataclass(frozen=True, slots=True)
+class Shut:
+    """Hosts that are to take no new jobs now: none of `every`, and beside those none of `alone` for one job."""
+
+    every: Mapping[str, Closed] = field(hash=False)
+    alone: Mapping[JobKey, Mapping[str, Closed]] = field(hash=False)
+
+    def to(self, job: JobKey) -> Mapping[str, Closed]:
+        """Where this job may not start."""
+        own = self.alone.get(job)
+        return {**own, **self.every} if own else self.every
+
+
+def closed(world: World, tended: Mapping[JobKey, Tended], alarms: Mapping[str, Alarm]) -> Shut:
     """Hosts that are to take no new jobs now: on which runs are missing, or all records, and which cool down. What this pass has
     learned of ends counts too."""
-    strikes: list[tuple[str, float]] = []
+    strikes: list[tuple[JobKey, str, float]] = []
     rootless: dict[str, Closed] = {}
     for key, memory in world.memories.items():
         state = tended.get(key)
-        strikes += state.memory.strikes if state is not None else memory.strikes
+        known = state.memory.strikes if state is not None else memory.strikes
+        strikes += ((key, host, at) for host, at in known)
         run = memory.run
         if run is not None and run.host not in rootless and world.observation.look(run.host, run.run_id).rootless:
             # Launched now, a job would make the directory anew, and those whose records it held would look gone.
             rootless[run.host] = Closed(ROOTLESS)
     paused = pauses(strikes, world.breaks, world.now)
-    found = {host: Closed(one.sentence, one.until) for host, one in paused.items() if host not in world.trusted}
-    return found | rootless | {host: Closed(passed_over(alarm)) for host, alarm in alarms.items()}
+    every = _cooling(world, paused.every) | rootless
+    every |= {host: Closed(passed_over(alarm)) for host, alarm in alarms.items()}
+    return Shut(every, {job: _cooling(world, own) for job, own in paused.alone.items()})
+
+
+def _cooling(world: World, paused: Mapping[str, Pause]) -> dict[str, Closed]:
+    return {host: Closed(one.sentence, one.until) for host, one in paused.items() if host not in world.trusted}
 
 
 def unminded(world: World, census: Census) -> Iterable[Machine]:

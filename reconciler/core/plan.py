@@ -299,9 +299,9 @@ def _settle(
         if verdict.action is not None and verdict.action.verb is not Verb.HOLD:
             spent = spent.with_one(found)
     dry = _dry(world, tended) if hungry else {}
-    closed = breaker.closed(world, tended, alarms) if hungry else {}
+    shut = breaker.closed(world, tended, alarms) if hungry else breaker.Shut({}, {})
     for key, desired, state in sorted(hungry, key=lambda item: (-item[1].priority, item[0])):
-        verdict = _begin(world, desired, state.memory, tended, taken, spent, dry, closed)
+        verdict = _begin(world, desired, state.memory, tended, taken, spent, dry, shut.to(key))
         # One effect per job and pass: an adoption or a stray's end comes first, the start in the next pass.
         effective = state.action or verdict.action
         verdicts[key] = replace(verdict, lines=(*state.lines, *verdict.lines), action=effective)

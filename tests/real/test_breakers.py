@@ -154,7 +154,7 @@ def test_a_host_that_cools_down_is_said_by_every_verb_and_may_be_trusted(site: S
     for minutes in (20, 10, 1):
         at = time.time() - 60 * minutes
         store = SqliteStore(path, now=lambda at=at: at)
-        run = run_of(job("old"), attempt=minutes, host="local")
+        run = run_of(job(f"old{minutes % 3}"), attempt=minutes, host="local")
         store.lock()
         refused = Refused(run.run_id, "no room", 0.0, blamed=True)
         store.append([(run.job, Launching(run, False)), (run.job, refused)], commit="", why="test")
@@ -163,10 +163,11 @@ def test_a_host_that_cools_down_is_said_by_every_verb_and_may_be_trusted(site: S
     said = site("apply", "--yes")
     assert said.code == 0, said
     assert ". waits    general/default/new  local: cools down until" in said.out
-    assert "(3 within 30 min)" in site("hosts").out
+    assert "3 attempts of 2 jobs were lost or refused there" in site("hosts").out
     told = site("explain", "new").out
     assert "is Pending (HostCoolingDown)" in told
     assert "Next try in" in told
+    assert "sooner: reconciler apply --trust-host local" in told
     checked = site("doctor", "local")
     assert checked.code == 4
     assert "BAD cool-down: cools down until" in checked.out
