@@ -396,9 +396,11 @@ def _begin(
     )
     if isinstance(found, Unplaceable):
         reason = cooling.REASON if found.cooling else "Unplaceable"
-        verdict = wait(
-            memory, desired, reason, found.sentence, unplaceable=found, held=found.final, next_try=found.until
-        )
+        said = found.sentence
+        if found.cooling:
+            first = next(host for host, why in found.reasons if host in closed and closed[host].why == why)
+            said += f". It is tried again by itself then; sooner: reconciler apply --trust-host {first}"
+        verdict = wait(memory, desired, reason, said, unplaceable=found, held=found.final, next_try=found.until)
         unknown = [host for host in found.blind if host in world.observation.censuses]
         if not unknown:
             return verdict

@@ -174,3 +174,15 @@ def test_a_host_that_cools_down_is_said_by_every_verb_and_may_be_trusted(site: S
     assert "--trust-host local" in checked.out
     assert site("apply", "--yes", "--trust-host", "local", "--wait").code == 0
     assert site.status()["new"]["phase"] == "Succeeded"
+
+
+@pytest.mark.parametrize("flag", ["--confirm-lost", "--trust-host"])
+def test_a_word_about_a_host_that_nobody_knows_is_refused_with_those_that_are(site: Site, flag: str):
+    site.job("new", ["true"])
+    site.commit()
+    for verb in (("plan",), ("apply", "--yes")):
+        said = site(*verb, flag, "lcoal")
+        assert said.code == 1, said
+        assert f"{flag} lcoal: the inventory has no host lcoal" in said.err
+        assert "It has: local" in said.err
+    assert site("plan", flag, "local").code == 2
