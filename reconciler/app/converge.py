@@ -418,5 +418,8 @@ def _looks(
         if probe == every:
             break
         probe.update(candidates(ports.decode(wanted.normal).request, ports.hosts))
-    asked = (open_on | unscanned | probe | rented) & every
+    # The hosts of a cluster share its root: what is missing on one is judged by what is missing on all.
+    clusters = {view.cluster for view in ports.hosts if view.name in open_on}
+    beside = {view.name for view in ports.hosts if view.cluster in clusters and view.name in known}
+    asked = (open_on | beside | unscanned | probe | rented) & every
     return {host: Look(tuple(known.get(host, ())), host in unscanned, host in probe) for host in sorted(asked)}

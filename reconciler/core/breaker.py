@@ -1,5 +1,6 @@
-"""Many runs of one host that vanish in one look are more likely a mistake of seeing than so many ends: then nothing of that
-host is touched until they are seen again, or a person says that they are lost. Pure.
+"""Many runs that vanish in one look from one host, or from those that share one cluster's root, are more likely a mistake of
+seeing than so many ends: then nothing of these hosts is touched until they are seen again, or a person says that they are lost.
+Pure.
 
 A look can be complete and yet show nothing: a file system that is not mounted below an empty directory, a cluster root that was
 changed in the inventory, records that a scheduler purged or somebody cleaned away, a state restored from a backup. One or two
@@ -43,11 +44,13 @@ _JOBS_NAMED_MAX = 5
 
 @dataclass(frozen=True, slots=True)
 class Alarm:
-    """`missing` of the `minded` runs on `host` are gone in one look, and nothing of their own tells how."""
+    """`missing` of the `minded` runs on `host` are gone in one look, and nothing of their own tells how. `around`: these are too
+    many only together with what is missing elsewhere in its cluster: (cluster, missing, minded)."""
 
     host: str
     missing: tuple[JobKey, ...]
     minded: int
+    around: tuple[str, int, int] | None = None
 
     @property
     def flag(self) -> str:
@@ -59,12 +62,21 @@ class Alarm:
         return f"{len(self.missing)} of {self.minded} runs"
 
     @property
+    def extent(self) -> str:
+        """How many are missing, wherever it was counted."""
+        return self.count if self.around is None else "{1} of {2} runs in cluster {0}".format(*self.around)
+
+    @property
     def message(self) -> str:
         names = ", ".join(map(str, self.missing[:_JOBS_NAMED_MAX])) + (
             ", …" if len(self.missing) > _JOBS_NAMED_MAX else ""
         )
+        where = self.host
+        if self.around is not None:
+            cluster, missing, minded = self.around
+            where += f", and {missing} of {minded} in its cluster {cluster},"
         return (
-            f"{self.count} on {self.host} are gone in one look, and nothing tells how they ended ({names}). Nothing is done "
+            f"{self.count} on {where} are gone in one look, and nothing tells how they ended ({names}). Nothing is done "
             f"there: no end is recorded, nothing is requeued, stopped, removed or started. Is the cluster's root mounted, and "
             f"the one that the inventory names? Has the scheduler lost its records, or did somebody clean up? Mend that, and "
             f"they are found again. If they are lost: reconciler apply {self.flag}"
@@ -96,7 +108,8 @@ def vanished(memory: Memory, seen: Sighting, *, queued: bool) -> bool:
 
 
 def alarms(world: World, found_elsewhere: Collection[JobKey]) -> dict[str, Alarm]:
-    """The hosts on which too many runs vanished, by name. `found_elsewhere`: jobs of which another run was seen.
+    """The hosts on which too many runs vanished, by name: too many of that host, or of all hosts of its cluster that were seen
+    whole, since these share what may have gone away. `found_elsewhere`: jobs of which another run was seen.
 
     Counted are runs that were surely started and that we did not ask to end, whichever jobs are selected.
     """
@@ -109,11 +122,29 @@ def alarms(world: World, found_elsewhere: Collection[JobKey]) -> dict[str, Alarm
         minded[run.host] = minded.get(run.host, 0) + 1
         if memory.job not in found_elsewhere and is_missing(world, memory):
             missing.setdefault(run.host, []).append(memory.job)
-    return {
-        host: Alarm(host, tuple(sorted(jobs)), minded[host])
-        for host, jobs in missing.items()
-        if host not in world.lost and len(jobs) >= MISSING_MIN and len(jobs) > MISSING_SHARE * minded[host]
-    }
+    if not missing:
+        return {}
+    together: dict[str, tuple[int, int]] = {}
+    clusters = {view.name: view.cluster for view in world.hosts}
+    for host, cluster in clusters.items():
+        census = world.observation.censuses.get(host)
+        if census is not None and census.complete:
+            gone, of = together.get(cluster, (0, 0))
+            together[cluster] = gone + len(missing.get(host, ())), of + minded.get(host, 0)
+    found: dict[str, Alarm] = {}
+    for host, jobs in missing.items():
+        around = together.get(clusters.get(host, ""), (0, 0))
+        if host in world.lost:
+            continue
+        if _too_many(len(jobs), minded[host]):
+            found[host] = Alarm(host, tuple(sorted(jobs)), minded[host])
+        elif _too_many(*around):
+            found[host] = Alarm(host, tuple(sorted(jobs)), minded[host], (clusters[host], *around))
+    return found
+
+
+def _too_many(missing: int, minded: int) -> bool:
+    return missing >= MISSING_MIN and missing > MISSING_SHARE * minded
 
 
 def is_missing(world: World, memory: Memory) -> bool:
@@ -185,8 +216,8 @@ def held(memory: Memory, desired: Desired | None, alarm: Alarm, *, frozen: bool)
     """The job of a vanished run: as it is, whatever is wished of it meanwhile."""
     assert memory.run is not None
     message = (
-        f"attempt {memory.run.attempt} on {alarm.host} is gone without a trace, with others ({alarm.count}): perhaps its root is "
-        f"not mounted or not the one that the inventory names, a scheduler lost its records, or somebody cleaned up. Nothing is "
+        f"attempt {memory.run.attempt} on {alarm.host} is gone without a trace, with others ({alarm.extent}): perhaps its root "
+        f"is not mounted or not the one that the inventory names, a scheduler lost its records, or somebody cleaned up. Nothing is "
         f"done until they are seen again, or `reconciler apply {alarm.flag}`"
     )
     wish = _wish(memory, desired, frozen=frozen)

@@ -10,6 +10,7 @@ from reconciler.core.errors import OutcomeUnknown, Rejected, SourceError, StoreE
 from reconciler.core.memory import Ended, Refused
 from reconciler.core.observation import ReportStatus
 from reconciler.core.protocols import Declined, LogChunk
+from reconciler.core.solve import HostView
 from tests.app.worlds import Desk
 from tests.worlds import job, key
 
@@ -71,12 +72,28 @@ def test_a_selection_does_not_take_others_that_have_ended_for_missing(desk):
 
 def test_a_selection_asks_no_host_that_only_others_have_runs_on(tmp_path):
     desk = Desk(tmp_path, names=("h1", "h2"))
+    views = (HostView("h1", "plain", "lab", {}, slots=8), HostView("h2", "plain", "elsewhere", {}, slots=8))
+    desk.reconciler = Reconciler(desk.ports(hosts=views))
     desk.want(job("a", request={"hosts": ["h1"]}), job("b", request={"hosts": ["h2"]}))
     desk.one_pass()
     desk.backends["h2"].looks.clear()
     desk.reconciler.select(frozenset({key("a")}))
     assert reasons(desk.reconciler.look()) == {"a": "Running"}
     assert desk.backends["h2"].looks == []
+    desk.close()
+
+
+def test_a_pass_over_one_job_sees_that_its_whole_cluster_is_missing(tmp_path):
+    desk = Desk(tmp_path, names=("h1", "h2", "h3"))
+    desk.want(*(job(f"on-{name}", request={"hosts": [name]}) for name in desk.names))
+    desk.one_pass()
+    desk.one_pass()
+    for machine in desk.machines.values():
+        machine.unmount()
+    desk.reconciler.select(frozenset({key("on-h1")}))
+    seen = desk.reconciler.look()
+    assert reasons(seen) == {"on-h1": "MassDisappearance"}
+    assert [alarm.host for alarm in seen.plan.alarms] == ["h1"]
     desk.close()
 
 
@@ -170,6 +187,7 @@ def test_a_long_output_is_cut_to_its_last_lines(desk):
         (Rejected("no python there"), True),
         (Declined("unwritable", "no room"), True),
         (Declined("busy", "slurmctld does not answer"), True),
+        (Declined("not-now", "too many requests per minute"), False),
         (Declined("owned", "somebody else's"), False),
         (Declined("fenced", "a newer attempt"), False),
         (Declined("refused", "sbatch: invalid option", cause=Cause.QUOTA), False),
