@@ -45,17 +45,19 @@ _JOBS_NAMED_MAX = 5
 @dataclass(frozen=True, slots=True)
 class Alarm:
     """`missing` of the `minded` runs on `host` are gone in one look, and nothing of their own tells how. `around`: these are too
-    many only together with what is missing elsewhere in its cluster: (cluster, missing, minded)."""
+    many only together with what is missing elsewhere in its cluster: (cluster, missing, minded). `hosts`: those of which a
+    person would have to say that what is missing is lost."""
 
     host: str
     missing: tuple[JobKey, ...]
     minded: int
-    around: tuple[str, int, int] | None = None
+    around: tuple[str, int, int] | None
+    hosts: tuple[str, ...]
 
     @property
     def flag(self) -> str:
         """What a person says who knows that they are lost."""
-        return f"--confirm-lost {self.host}"
+        return " ".join(f"--confirm-lost {host}" for host in self.hosts)
 
     @property
     def count(self) -> str:
@@ -97,7 +99,8 @@ class Alarm:
 
 def vanished(memory: Memory, seen: Sighting, *, queued: bool) -> bool:
     """Is the run gone without a word of its own? A final report, a restart of its machine and what a scheduler says are such
-    words; so is a claim whose processes are gone. `queued`: behind a scheduler, whose silence says nothing about processes."""
+    words; so is a claim whose processes are gone. On Volcano a job that is gone always has one. `queued`: behind a scheduler,
+    whose silence says nothing about processes."""
     if seen.alive or (seen.report is not None and seen.report.status.final):
         return False
     if seen.presence is Presence.PRESENT:
@@ -124,22 +127,22 @@ def alarms(world: World, found_elsewhere: Collection[JobKey]) -> dict[str, Alarm
             missing.setdefault(run.host, []).append(memory.job)
     if not missing:
         return {}
-    together: dict[str, tuple[int, int]] = {}
+    counts: dict[str, tuple[int, int]] = {}
     clusters = {view.name: view.cluster for view in world.hosts}
     for host, cluster in clusters.items():
         census = world.observation.censuses.get(host)
         if census is not None and census.complete:
-            gone, of = together.get(cluster, (0, 0))
-            together[cluster] = gone + len(missing.get(host, ())), of + minded.get(host, 0)
+            gone, of = counts.get(cluster, (0, 0))
+            counts[cluster] = gone + len(missing.get(host, ())), of + minded.get(host, 0)
     found: dict[str, Alarm] = {}
     for host, jobs in missing.items():
-        around = together.get(clusters.get(host, ""), (0, 0))
-        if host in world.lost:
-            continue
-        if _too_many(len(jobs), minded[host]):
-            found[host] = Alarm(host, tuple(sorted(jobs)), minded[host])
-        elif _too_many(*around):
-            found[host] = Alarm(host, tuple(sorted(jobs)), minded[host], (clusters[host], *around))
+        here, around = (len(jobs), minded[host]), counts.get(clusters.get(host, ""), (0, 0))
+        wide = _too_many(*around)
+        # Were one host of them confirmed, the rest might be too few to be held: whoever says it of one has to say it of all.
+        hosts = sorted(one for one in missing if clusters.get(one) == clusters[host]) if wide else [host]
+        if (wide or _too_many(*here)) and not world.lost.issuperset(hosts):
+            whole = None if _too_many(*here) else (clusters[host], *around)
+            found[host] = Alarm(host, tuple(sorted(jobs)), minded[host], whole, tuple(hosts))
     return found
 
 
@@ -156,7 +159,7 @@ def is_missing(world: World, memory: Memory) -> bool:
     if seen.alive or seen.presence is Presence.UNKNOWN:
         return False
     view = next((view for view in world.hosts if view.name == run.host), None)
-    return vanished(memory, seen, queued=view is not None and (view.queue is not None or view.gang is not None))
+    return vanished(memory, seen, queued=view is not None and view.queue is not None)
 
 
 def concerns(world: World, alarm: Alarm) -> bool:
@@ -217,8 +220,8 @@ def held(memory: Memory, desired: Desired | None, alarm: Alarm, *, frozen: bool)
     assert memory.run is not None
     message = (
         f"attempt {memory.run.attempt} on {alarm.host} is gone without a trace, with others ({alarm.extent}): perhaps its root "
-        f"is not mounted or not the one that the inventory names, a scheduler lost its records, or somebody cleaned up. Nothing is "
-        f"done until they are seen again, or `reconciler apply {alarm.flag}`"
+        f"is not mounted or not the one that the inventory names, a scheduler lost its records, or somebody cleaned up. Nothing "
+        f"is done until they are seen again, or `reconciler apply {alarm.flag}`"
     )
     wish = _wish(memory, desired, frozen=frozen)
     if wish:

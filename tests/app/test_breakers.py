@@ -8,7 +8,7 @@ from reconciler.app.converge import COOL_DOWN_S, Options, Reconciler
 from reconciler.core.cause import Cause
 from reconciler.core.errors import OutcomeUnknown, Rejected, SourceError, StoreError, Unreachable
 from reconciler.core.memory import Ended, Refused
-from reconciler.core.observation import ReportStatus
+from reconciler.core.observation import Census, ReportStatus
 from reconciler.core.protocols import Declined, LogChunk
 from reconciler.core.solve import HostView
 from tests.app.worlds import Desk
@@ -276,6 +276,24 @@ def test_one_long_absence_is_no_flapping(tmp_path):
         desk.one_pass()
     desk.machines["h1"].reachable = True
     desk.clock.sleep(COOL_DOWN_S + 1)
+    desk.want(job("b"))
+    assert [action.job.name for action in desk.reconciler.look().plan.actions] == ["b"]
+    desk.close()
+
+
+def test_a_host_whose_answer_is_of_no_use_was_reached_all_the_same(tmp_path):
+    """One root of it cannot be read, say: its connection does not break off."""
+    desk = Desk(tmp_path, names=("h1",))
+    desk.want(job("a"))
+    desk.one_pass()
+    backend = desk.backends["h1"]
+    for _ in range(4):
+        backend.answers["observe"] = lambda look: Census("h1", complete=False, error="/status: Permission denied")
+        desk.clock.sleep(5)
+        desk.one_pass()
+        del backend.answers["observe"]
+        desk.clock.sleep(COOL_DOWN_S + 1)
+        desk.one_pass()
     desk.want(job("b"))
     assert [action.job.name for action in desk.reconciler.look().plan.actions] == ["b"]
     desk.close()

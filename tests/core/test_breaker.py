@@ -88,7 +88,7 @@ def test_runs_that_vanish_from_a_whole_cluster_are_held_though_few_are_on_each_h
     assert {f"{view.phase} {view.reason}" for view in made.views} == {f"Held {MISSING}"}
     said = made.alarms[0].message
     assert said.startswith("2 of 2 runs on w0, and 12 of 12 in its cluster lab, are gone in one look")
-    assert said.endswith("reconciler apply --confirm-lost w0")
+    assert said.endswith(f"reconciler apply {' '.join(f'--confirm-lost {view.name}' for view in hosts)}")
     assert "12 of 12 runs in cluster lab" in made.views[0].message
 
 
@@ -111,11 +111,16 @@ def test_only_hosts_that_were_seen_whole_are_counted_and_other_clusters_are_not(
     assert len(planned(wanted, memories, looks(hosts, []), hosts=hosts).alarms) == 3
 
 
-def test_a_persons_word_about_one_host_of_a_cluster_is_about_that_host():
+def test_what_is_missing_from_a_cluster_is_lost_when_a_person_says_so_of_all_its_hosts():
+    """Else what is left after the first word would be too little to be held, and lost without a word."""
     wanted, _, memories, hosts = workstations(3)
-    made = planned(wanted, memories, looks(hosts, []), hosts=hosts, lost=frozenset({"w0"}))
-    assert [alarm.host for alarm in made.alarms] == ["w1", "w2"]
-    assert sorted(lost(made)) == ["j0-0", "j0-1"]
+    arguments = (wanted, memories, looks(hosts, []))
+    one = planned(*arguments, hosts=hosts, lost=frozenset({"w0"}))
+    assert [alarm.host for alarm in one.alarms] == ["w0", "w1", "w2"]
+    assert lost(one) == []
+    every = planned(*arguments, hosts=hosts, lost=frozenset({"w0", "w1", "w2"}))
+    assert every.alarms == ()
+    assert len(lost(every)) == 6
 
 
 def test_the_alarm_says_which_host_how_many_what_to_look_at_and_the_next_step():
@@ -233,7 +238,8 @@ def test_a_persons_word_that_they_are_lost_ends_it_for_that_host_alone():
     theirs = [job(f"k{number}") for number in range(3)]
     others = [live_memory(run_of(item, host="other")) for item in theirs]
     arguments = ([*wanted, *theirs], [*memories, *others], [census(), census(host="other")])
-    made = planned(*arguments, hosts=(HOST, OTHER), lost=frozenset({"ws"}))
+    apart = (HOST, replace(OTHER, cluster="elsewhere"))
+    made = planned(*arguments, hosts=apart, lost=frozenset({"ws"}))
     assert [alarm.host for alarm in made.alarms] == ["other"]
     assert sorted(lost(made)) == ["j0", "j1", "j2"]
     assert not any(line.requeue is False for _, line in made.lines)

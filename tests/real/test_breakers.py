@@ -91,7 +91,9 @@ def test_a_persons_word_that_they_are_lost_starts_them_anew_also_from_a_saved_pl
     assert said.out.count("> requeue") == len(NAMES)
     assert site("apply", plan).code == 6
     assert {job["phase"] for job in site.status().values()} == {"Held"}
-    assert site("apply", plan, "--confirm-lost", "local").code == 0
+    step = said.out.splitlines()[-1].partition(": ")[2].split()
+    assert step == ["reconciler", "apply", plan, "--confirm-lost", "local"]
+    assert site(*step[1:]).code == 0
     found = site.until(lambda jobs: all(job["phase"] == "Succeeded" for job in jobs.values()), apply=True)
     assert {job["attempt"] for job in found.values()} == {2}
 
