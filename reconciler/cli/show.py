@@ -57,7 +57,7 @@ def show_plan(seen: Pass, *, next_step: str | None) -> None:
     if seen.plan.refusal is not None:
         warn(styled(seen.plan.refusal.message, "remove"))
     elif next_step and seen.plan.effects:
-        exact = " exactly this" if next_step.endswith(".json") or " " in next_step.removeprefix("reconciler ") else ""
+        exact = " exactly this" if next_step.partition(" apply ")[2][:1] not in ("", "-") else ""
         say(f"To apply{exact}: {styled(next_step, 'bold')}")
 
 

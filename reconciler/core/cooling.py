@@ -101,8 +101,8 @@ def pauses(strikes: Iterable[tuple[JobKey, str, float]], breaks: Mapping[str, Se
         until, since = _until(hits, STRIKES_MIN, WINDOW_S, INCIDENT_S, JOBS_MIN)
         if now < until:
             row = [hit for hit in hits if hit[0] >= since]
-            count = f"{len(row)} attempts of {len({job for _, job in row})} jobs"
-            every[host] = Pause(host, until, f"{count} were lost or refused there, the last at {clock(row[-1][0])}")
+            who = f"{len(row)} attempts of {len({job for _, job in row})} jobs"
+            every[host] = Pause(host, until, f"{who} were lost or refused there, the last at {clock(row[-1][0])}")
         for job in {job for _, job in hits}:
             own = [hit for hit in hits if hit[1] == job]
             until, since = _until(own, STRIKES_MIN, WINDOW_S, INCIDENT_S, 1)
