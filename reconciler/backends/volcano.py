@@ -230,7 +230,9 @@ class VolcanoBackend:
             for namespace in namespaces:
                 sightings |= self._look(namespace, known, everybodys=look.scan)
         except ReconcilerError as error:
-            return Census(name, complete=False, sightings=sightings, error=_said(error), away=on_the_way(error))
+            return Census(
+                name, complete=False, sightings=sightings, error=_said(error), away=not sightings and on_the_way(error)
+            )
         scanned, unread = False, ""
         if look.scan:
             try:

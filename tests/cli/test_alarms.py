@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from reconciler.app.converge import COOL_DOWN_S
+from reconciler.app.converge import COOL_DOWN_S, Options
 from reconciler.cli.live import Live
 from reconciler.cli.show import show_plan
 from reconciler.load.schema import schema
@@ -44,6 +46,16 @@ def test_a_plan_of_one_job_counts_the_missing_among_its_own(desk, capsys):
     desk.reconciler.select(frozenset({key("a")}))
     show_plan(desk.reconciler.look(), next_step=None)
     assert capsys.readouterr().out.splitlines()[-1] == "Plan: nothing to do; 0 unchanged, 1 missing."
+
+
+def test_the_command_that_applies_a_plan_says_what_was_said_for_it():
+    from reconciler.cli.plan import next_step
+
+    given = Options(lost=frozenset({"h2", "h1"}), trusted=frozenset({"h1"}), delete_allowed=3)
+    words = "--confirm-lost h1 --confirm-lost h2 --trust-host h1 --confirm-delete 3"
+    assert next_step(Path("p.json"), given) == f"reconciler apply p.json {words}"
+    assert next_step(None, given) == f"reconciler apply {words}"
+    assert next_step(None, Options(approved=True)) == "reconciler apply"
 
 
 def test_an_alarm_comes_before_changes_on_other_hosts_in_the_exit_code_and_its_document_fits_the_schema(desk):
