@@ -117,6 +117,8 @@ class Reconciler:
         self._observed_at: dict[str, float] = {}
         self._cooling: dict[str, tuple[float, Census]] = {}
         self._poll_s = {view.name: view.poll_s for view in ports.hosts if view.poll_s > 0}
+        self._confirmed: dict[str, frozenset[str]] = {}
+        """By host, what contradicts our memory and was said twice: run ids."""
         self._recent: dict[str, tuple[float, Look, Census]] = {}
         self._reachable: dict[str, bool] = {}
         self._breaks: dict[str, tuple[float, ...]] = {}
@@ -146,13 +148,7 @@ class Reconciler:
         state = _checked(state, minded, only, ports)
         hungry = _hungry(state.desired, memories, only)
         looks = _looks(hungry, minded, memories, unscanned, ports)
-        censuses = self._observe(looks, tick)
-        # An old answer (of a cache, a replica, another login node) shows nothing of a run that was launched since, or one alive
-        # that has ended. What contradicts our memory is believed when it is said twice.
-        doubtful = _contradictions(minded, censuses, ports.owner)
-        if doubtful:
-            self.distrust(doubtful)
-            censuses |= self._observe({host: looks[host] for host in doubtful}, tick)
+        censuses = self._heard_twice(looks, minded, tick)
         world = self._world(state, memories, unscanned, censuses)
         made = plan(world)
         # What ended in this look may be requeued now: ask the hosts that were not asked what is free there.
@@ -169,7 +165,7 @@ class Reconciler:
                 host: Look(looks[host].known if host in looks else (), host in unscanned, probe=True)
                 for host in missing
             }
-            censuses |= self._observe(more, tick)
+            censuses |= self._heard_twice(more, minded, tick)
             world = self._world(state, memories, unscanned, censuses)
             made = plan(world)
         return Pass(state, world, made, dict(self._observed_at), newest)
@@ -290,6 +286,23 @@ class Reconciler:
             breaks=dict(self._breaks),
         )
 
+    def _heard_twice(
+        self, looks: Mapping[str, Look], memories: Mapping[JobKey, Memory], tick: Callable[[], None] | None
+    ) -> dict[str, Census]:
+        """What the hosts answer. An old answer (of a cache, a replica, another login node) shows nothing of a run that was
+        launched since, or one alive that has ended: what contradicts our memory is believed when it is said twice, and then goes
+        on being believed as long as it is said."""
+        censuses = self._observe(looks, tick)
+        doubts = _contradictions(memories, censuses, self._ports.owner)
+        again = {host: looks[host] for host, runs in doubts.items() if runs - self._confirmed.get(host, frozenset())}
+        if again:
+            self.distrust(again)
+            censuses |= self._observe(again, tick)
+            doubts = _contradictions(memories, censuses, self._ports.owner)
+        others = {host: runs for host, runs in self._confirmed.items() if host not in looks}
+        self._confirmed = {**others, **doubts}
+        return censuses
+
     def _observe(self, looks: Mapping[str, Look], tick: Callable[[], None] | None) -> dict[str, Census]:
         now = self._ports.clock.now()
         found: dict[str, Census] = {}
@@ -337,13 +350,16 @@ def _observation(ports: Ports, host: str, look: Look) -> Callable[[], Census]:
     return lambda: ports.backends(host).observe(look)
 
 
-def _contradictions(memories: Mapping[JobKey, Memory], censuses: Mapping[str, Census], owner: str) -> list[str]:
-    """Hosts that do not know a run which was surely there, or on which one lives whose end we know."""
-    hosts: set[str] = set()
+def _contradictions(
+    memories: Mapping[JobKey, Memory], censuses: Mapping[str, Census], owner: str
+) -> dict[str, frozenset[str]]:
+    """By host, runs that were surely there and are not known to it, and those that live there although we know their end."""
+    found: dict[str, set[str]] = {}
     for memory in memories.values():
-        census = censuses.get(memory.run.host) if memory.run is not None and memory.submitted else None
-        if memory.run is not None and census is not None and census.look(memory.run.run_id).presence is Presence.ABSENT:
-            hosts.add(census.host)
+        run = memory.run
+        census = censuses.get(run.host) if run is not None and memory.submitted else None
+        if run is not None and census is not None and census.look(run.run_id).presence is Presence.ABSENT:
+            found.setdefault(census.host, set()).add(run.run_id)
     for host, census in censuses.items():
         for seen in census.sightings.values():
             if not seen.alive or seen.run is None or seen.run.owner != owner:
@@ -352,8 +368,8 @@ def _contradictions(memories: Mapping[JobKey, Memory], censuses: Mapping[str, Ce
             if known is None or known.released or seen.run.attempt > known.attempt:
                 continue
             if known.run is None or known.run.run_id != seen.run_id:
-                hosts.add(host)
-    return sorted(hosts)
+                found.setdefault(host, set()).add(seen.run_id)
+    return {host: frozenset(runs) for host, runs in sorted(found.items())}
 
 
 def _checked(

@@ -81,19 +81,26 @@ class Memory:
     """Of the open run: why it is not waited for without end, and since when that is seen."""
     given_up: bool = False
     """Whoever sent the open run has said when he gave up waiting for an answer: `run_at` is that time."""
-    refused: bool = False
-    """The newest attempt never began: what bears its number on a host is another one, that this state does not know."""
+    refused: str = ""
+    """The token of the newest attempt, where that never began: what bears its number on a host with another token is another
+    one, that this state does not know."""
 
     @property
     def known(self) -> int:
         """The newest attempt that was."""
-        return self.attempt - self.refused
+        return self.attempt - bool(self.refused)
 
     @property
     def blank(self) -> bool:
         """Nothing worth keeping is known."""
         return self == Memory(
-            self.job, attempt=self.attempt, cost=self.cost, billed=self.billed, dry=self.dry, strikes=self.strikes
+            self.job,
+            attempt=self.attempt,
+            refused=self.refused,
+            cost=self.cost,
+            billed=self.billed,
+            dry=self.dry,
+            strikes=self.strikes,
         )
 
     @property
@@ -292,7 +299,7 @@ def fold(memory: Memory, line: Line, at: float) -> Memory:
                 unlucky=0 if fresh else memory.unlucky,
                 series=None if fresh else memory.series,
                 tombstone=None,
-                refused=False,
+                refused="",
                 cancelled=False,
                 pin=run.commit,
                 pin_for=(run.digest, run.generation),
@@ -316,7 +323,7 @@ def fold(memory: Memory, line: Line, at: float) -> Memory:
                 spent={Cause(cause): count for cause, count in run.spent.items()},
                 series=memory.series if _same_work(memory, run) else None,
                 tombstone=None,
-                refused=False,
+                refused="",
                 pin=run.commit,
                 pin_for=(run.digest, run.generation),
                 heir_of=run.owner,
@@ -343,6 +350,7 @@ def fold(memory: Memory, line: Line, at: float) -> Memory:
             return Memory(
                 memory.job,
                 attempt=memory.attempt,
+                refused=memory.refused,
                 released=line.released,
                 cost=memory.cost,
                 billed=memory.billed,
@@ -369,7 +377,7 @@ def fold(memory: Memory, line: Line, at: float) -> Memory:
                 last_end=message,
                 last_phase=Phase.PENDING,
                 last_host=memory.run.host,
-                refused=True,
+                refused=memory.run.token,
                 dry=_dry(memory, memory.run, line.cause, at),
                 strikes=strike(memory.strikes, memory.run.host, at) if line.blamed else memory.strikes,
             )

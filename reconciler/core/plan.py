@@ -20,6 +20,7 @@ from reconciler.core.names import JobKey, digest_of
 from reconciler.core.observation import Gpu, Observation, Presence, Sighting
 from reconciler.core.phase import FINAL, Phase
 from reconciler.core.release import Fate, disposal_of, fate, outlived
+from reconciler.core.run import Run
 from reconciler.core.solve import Closed, HostView, Placement, Reservations, Unplaceable, place
 
 # A pass that would end more than this share of the live jobs is more likely a mistake than a wish.
@@ -177,7 +178,7 @@ def _strays(world: World) -> dict[JobKey, Sighting]:
                 continue
             if not seen.alive and memory is not None and run.attempt <= memory.known:
                 continue
-            if seen.machine is not None and _is_over(memory, run.run_id, run.attempt):
+            if seen.machine is not None and _is_over(memory, run):
                 continue  # its machine is a leftover; what it does not tell any more (a wiped disk) does not bring the run back
             best = found.get(run.job)
             if best is None or (seen.alive, run.attempt) > (best.alive, best.run.attempt if best.run else 0):
@@ -213,8 +214,7 @@ def _release(
                 state = _delete(state, key, machine, host, "its run has another one")
                 tended[key] = state
                 continue
-            attempt = seen.run.attempt if seen.run is not None else 0
-            over = state.memory.released or (attempt and _is_over(state.memory, machine.run_id, attempt))
+            over = state.memory.released or (seen.run is not None and _is_over(state.memory, seen.run))
             if may_live and not over:
                 continue  # minded as a run, or as a stray
             desired = world.desired.get(key)
@@ -245,11 +245,14 @@ def _delete(state: Tended, key: JobKey, machine: Machine, host: str, why: str) -
     return replace(state, action=action)
 
 
-def _is_over(memory: Memory | None, run_id: str, attempt: int) -> bool:
-    """Do we know that this attempt has ended? Every attempt up to the newest has, but the open one."""
-    if memory is None or memory.released or (memory.run is not None and memory.run.run_id == run_id):
+def _is_over(memory: Memory | None, run: Run) -> bool:
+    """Do we know that this attempt has ended? Every attempt up to the newest has, but the open one. Of the number of one that was
+    refused, only that very one: another state of this repository may have made the other."""
+    if memory is None or memory.released or (memory.run is not None and memory.run.run_id == run.run_id):
         return False
-    return attempt <= memory.attempt
+    if memory.refused and run.attempt == memory.attempt:
+        return run.token == memory.refused
+    return run.attempt <= memory.attempt
 
 
 def _reserve(world: World, tended: Mapping[JobKey, Tended], taken: Reservations) -> None:

@@ -247,7 +247,7 @@ def _memory(job: JobKey, body: dict[str, Any]) -> Memory:
         concern=(concern[0], concern[1]) if (concern := body.get("concern")) else None,
         heir_of=body.get("heir_of", ""),
         released=body.get("released", False),
-        refused=body.get("refused", False),
+        refused=body.get("refused", ""),
         cancelled_for=(cancelled[0], cancelled[1]) if (cancelled := body.get("cancelled_for")) else None,
         pin_for=(pin_for[0], pin_for[1]) if pin_for else None,
         cost=body.get("cost", 0.0),

@@ -10,6 +10,7 @@ from reconciler.core.errors import OutcomeUnknown, Rejected, SourceError, StoreE
 from reconciler.core.memory import Ended, Refused
 from reconciler.core.observation import Census, ReportStatus
 from reconciler.core.protocols import Declined, LogChunk
+from reconciler.core.secret import Secret
 from reconciler.core.solve import HostView
 from tests.app.worlds import Desk
 from tests.worlds import job, key
@@ -152,6 +153,26 @@ def test_a_stalled_job_carries_the_end_of_its_output_and_only_that_one_is_read(d
     message = lines(desk, Ended)[-1].message
     assert message.endswith("\nThe last lines of its output:\none\nTraceback\nno such file")
     assert reasons(desk.reconciler.look()) == {"a": "Stalled"}
+
+
+def test_no_secret_of_the_job_stands_in_the_excerpt(desk):
+    """Its output is read raw: what the node masks in its own record is masked here, or nothing is told."""
+    desk.want(job("a", secrets={"TOKEN": {"env": "TOKEN"}, "KEY": {"env": "KEY"}}, **FOREVER))
+    values = {"TOKEN": Secret("hunter2"), "KEY": Secret("-----BEGIN\nabcdef\n-----END")}
+    desk.reconciler = Reconciler(desk.ports(secrets=lambda spec, host: values))
+    output = b"nter2 half of it\nuses hunter2 and\n  abcdef\nfailed\n"
+    desk.backends["ws"].logs = lambda known, since: LogChunk(output, 5, 50)
+    fail(desk, 5)
+    message = lines(desk, Ended)[-1].message
+    assert message.endswith("\nThe last lines of its output:\nuses *** and\n  ***\nfailed")
+
+
+def test_an_excerpt_is_left_out_when_a_secret_cannot_be_had(desk):
+    desk.want(job("a", secrets={"TOKEN": {"env": "TOKEN"}}, **FOREVER))
+    desk.backends["ws"].logs = lambda known, since: LogChunk(b"hunter2\n", 0, 8)
+    desk.reconciler = Reconciler(desk.ports(secrets=lambda spec, host: {}))
+    fail(desk, 5)
+    assert "\n" not in lines(desk, Ended)[-1].message
 
 
 @pytest.mark.parametrize("error", [Unreachable("gone"), Rejected("no such file")])

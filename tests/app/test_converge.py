@@ -230,3 +230,41 @@ def test_a_run_that_is_gone_is_believed_when_it_is_said_twice(desk: Desk):
     desk.machines["ws"].processes.clear()
     assert reasons(desk.reconciler.look()) == {"a": "BackingOff"}
     assert len(desk.backends["ws"].looks) == looks + 2
+
+
+def living(desk):
+    return sorted(process.run.job.name for process in desk.machines["ws"].living())
+
+
+def test_an_old_answer_to_the_question_what_is_free_is_not_believed_either(desk):
+    """Asked again in the same pass, as something that has just ended needs an accelerator, a host tells what was before."""
+    desk.machines["ws"].gpus = gpus(2)
+    desk.reconciler = Reconciler(desk.ports(hosts=(HostView("ws", "plain", "lab", None),)))
+    before = desk.backends["ws"].observe(Look((), False, probe=True))
+    asked = {"request": {"min_chips": 1}}
+    desk.want(job("x", **asked), job("y", **asked))
+    desk.one_pass()
+    assert living(desk) == ["x", "y"]
+    desk.want(job("y", command=["false"], **asked))
+    desk.one_pass()  # y is asked to end
+    old, backend = [before], desk.backends["ws"]
+    backend.answers["observe"] = lambda look: old.pop() if look.probe and old else FakeBackend.observe(backend, look)
+    desk.clock.sleep(2)
+    desk.one_pass()
+    assert not old, "nobody asked what is free"
+    assert [type(entry.line).__name__ for entry in desk.store.history(key("x"))] == ["Launching", "Launched"]
+
+
+def test_what_contradicts_memory_and_was_said_twice_is_not_asked_again_at_every_pass(desk):
+    """A stray that may not be ended yet, or runs that an alarm holds: the host is asked once a pass, as any other."""
+    desk.want(*(job(f"j{number}") for number in range(4)))
+    desk.machines["ws"].cpus = 8
+    desk.one_pass()
+    desk.one_pass()
+    desk.machines["ws"].processes.clear()
+    desk.machines["ws"].fences.clear()
+    desk.one_pass()  # four of four vanish: an alarm, and what is there is asked twice
+    desk.machines["ws"].calls.clear()
+    desk.one_pass()
+    assert reasons(desk.reconciler.look())["j0"] == "MassDisappearance"
+    assert desk.machines["ws"].calls == ["observe"] * 2  # of this pass, and of the look above

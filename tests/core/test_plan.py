@@ -8,6 +8,7 @@ import pytest
 
 from reconciler.core.actions import Start, Stop
 from reconciler.core.cause import Cause
+from reconciler.core.machine import Machine
 from reconciler.core.memory import (
     Adopted,
     Ended,
@@ -24,9 +25,10 @@ from reconciler.core.partitions import QueueView
 from reconciler.core.phase import Phase
 from reconciler.core.queue import QueueCapacity, QueueJob, QueueNode, QueuePartition, QueueState
 from reconciler.core.run import Handle
-from reconciler.core.solve import HostView
+from reconciler.core.solve import HostView, Rented
 from tests.worlds import (
     NOW,
+    OWNER,
     census,
     finished_memory,
     job,
@@ -209,6 +211,35 @@ def test_what_bears_the_number_of_a_refused_attempt_is_another_one():
     made = planned([wanted], [refused], [census(seen(found, ReportStatus.COMPLETED, alive=False))])
     assert words(made) == []
     assert phase_of(made) == "Succeeded Finished"
+
+
+@pytest.mark.parametrize("alive", [True, False])
+def test_the_rented_machine_of_another_attempt_with_a_refused_number_is_left_to_its_run(alive):
+    """Two states of one repository (CI runners) make the same run: the one that was refused must not delete the other's VM."""
+    wanted = job(spec={"request": {"hosts": ["pod"], "chip": "tpu-v4", "min_chips": 4}})
+    mine = run_of(wanted, host="pod")
+    refused = fold(unsettled_memory(mine), Refused(mine.run_id, "claimed", 0.0), NOW - 50)
+    theirs = replace(mine, token="of another state")
+    vm = Machine("vm", "z", "7", mine.job, mine.run_id, OWNER, "READY", ready=True)
+    shown = replace(seen(theirs, None if alive else ReportStatus.COMPLETED, alive=alive), machine=vm)
+    asked = replace(census(shown, host="pod"), machines=(vm,))
+    rented = HostView("pod", "tpu", "lab", {}, rented=Rented("tpu-v4", 4, 8, ("z",)))
+    made = planned([wanted], [refused], [asked], hosts=(rented,))
+    if alive:
+        assert words(made) == ["adopt a FoundByMark"]
+    else:
+        assert phase_of(made) == "Succeeded Finished"
+    own = replace(shown, run=mine, alive=True)
+    made = planned([wanted], [refused], [replace(asked, sightings={mine.run_id: own})], hosts=(rented,))
+    assert words(made) == ["delete a MachineReleased"]  # what our own refused call left behind is a leftover
+
+
+def test_a_refused_number_is_remembered_when_the_manifest_is_gone():
+    wanted = job()
+    memory = fold(unsettled_memory(run_of(wanted)), Refused(run_of(wanted).run_id, "claimed", 0.0), NOW - 50)
+    memory = fold(memory, Forgotten("gone"), NOW)
+    assert (memory.attempt, memory.known) == (1, 0)
+    assert memory.blank
 
 
 def test_a_removed_manifest_deletes_the_run_last_and_marks_it_destructive():

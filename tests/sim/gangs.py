@@ -12,6 +12,7 @@ import json
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -27,7 +28,7 @@ from reconciler.backends.volcano_marks import HELPER, OWNER, RUN, annotations_of
 from reconciler.backends.volcano_sight import Limits
 from reconciler.backends.volcano_space import Space
 from reconciler.core.cause import Cause
-from reconciler.core.errors import OutcomeUnknown, Unreachable
+from reconciler.core.errors import OutcomeUnknown, ReconcilerError, Unreachable
 from reconciler.core.gangs import GangView
 from reconciler.core.observation import ReportStatus
 from reconciler.core.protocols import Backend
@@ -183,6 +184,7 @@ class Gangs:
         sizes = {f"node-{index}": {"cpu": "16", "memory": "64Gi", "nvidia.com/gpu": "4"} for index in range(self.nodes)}
         self.cluster = Cluster(self.folder, nodes=sizes, namespace=NAMESPACE, claims=("data",))
         self.store = self.cluster.world.store
+        self.store.random.seed(self.rng.random())
         self.cluster.world.kubelets.make = lambda store, pod, folder, claims, keys: SimContainer(
             self, store, pod, folder
         )  # type: ignore[assignment,return-value]
@@ -196,6 +198,7 @@ class Gangs:
             namespace=NAMESPACE,
             kubeconfig=str(self.cluster.kubeconfig),
             patience=Patient(5.0, 5.0, 5.0, 0.0, 0.0, 1),
+            clock=self.now,
             sleep=lambda seconds: None,
         )
         self._before: dict[str, Listed] = {}
@@ -444,13 +447,21 @@ class StaleKube:
         self.namespace = NAMESPACE
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._site._client, name)
+        return partial(self._call, name)
+
+    def _call(self, name: str, *given: Any, **more: Any) -> Any:
+        """After an error on a new connection: when the end of the old one is noticed is chance, and a seed knows none."""
+        try:
+            return getattr(self._site._client, name)(*given, **more)
+        except ReconcilerError:
+            self._site._client.close()
+            raise
 
     def list(self, kind: Kind, **how: Any) -> Listed:
         site = self._site
         mark = f"{kind.plural} {sorted((how.get('labels') or {}).items())}"
         before = site._before.get(mark)
-        found: Listed = site._client.list(kind, **how)
+        found: Listed = self._call("list", kind, **how)
         site._before[mark] = found
         return before if before is not None and site.rng.random() < site.lists_share else found
 

@@ -199,7 +199,9 @@ class Promises:
         since = self.first_stop.setdefault(run.run_id, now) if not again else self.first_stop.get(run.run_id, now)
         if line.forced:
             assert now - since >= decode(run.normal).grace_s, f"{run.run_id} was killed within its grace"
-        assert job not in state.frozen or before.cancelled or before.suspended, (
+        # What cannot go on, or costs for nothing, ends whatever its manifest says by now.
+        useless = line.cause not in (Cause.REPLACED, Cause.DELETED, Cause.SUSPENDED)
+        assert job not in state.frozen or before.cancelled or before.suspended or useless, (
             f"{run.run_id} was stopped, and is frozen"
         )
         if again:

@@ -38,6 +38,8 @@ def stamp(later_s: float = 0.0) -> str:
 
 class Store:
     def __init__(self, history: int = 20000) -> None:
+        self.random = random.Random()
+        """Names and uids come from here: seeded, they are the same each time."""
         self.lock = threading.RLock()
         self.changed = threading.Condition(self.lock)
         self.version = 1000  # so that there are versions which are too old
@@ -45,6 +47,9 @@ class Store:
         self.oldest = self.version  # watches from before this version are refused
         self.objects: dict[Key, Json] = {}
         self.listeners: list[Callable[[Change], None]] = []
+
+    def uid(self) -> uuid.UUID:
+        return uuid.UUID(int=self.random.getrandbits(128), version=4)
 
     # -- reading
 
@@ -75,7 +80,7 @@ class Store:
         body = copy.deepcopy(body)
         meta = body.setdefault("metadata", {})
         if not meta.get("name") and meta.get("generateName"):
-            meta["name"] = meta["generateName"] + "".join(random.choices("bcdfghjklmnpqrstvwxz2456789", k=5))
+            meta["name"] = meta["generateName"] + "".join(self.random.choices("bcdfghjklmnpqrstvwxz2456789", k=5))
         name = meta["name"]
         if (resource, namespace, name) in self.objects:
             raise errors.already_exists(resource, name)
@@ -83,7 +88,7 @@ class Store:
             meta.pop(ours, None)
         if resource.namespaced:
             meta["namespace"] = namespace
-        meta["uid"] = str(uuid.uuid4())
+        meta["uid"] = str(self.uid())
         meta["creationTimestamp"] = stamp()
         if resource.group:
             meta["generation"] = 1
@@ -158,7 +163,7 @@ class Store:
             "uid": meta["uid"],
         }
         event: Json = {
-            "metadata": {"name": f"{meta['name']}.{random.getrandbits(64):016x}"},
+            "metadata": {"name": f"{meta['name']}.{self.random.getrandbits(64):016x}"},
             "count": 1,
             "eventTime": None,
             "firstTimestamp": stamp(),

@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from tests.sim.planted.patch import Edit
+from tests.sim.planted.adapter_bugs import ADAPTER_BUGS
+from tests.sim.planted.bug import Bug
 
 ACT, CONVERGE = "reconciler.app.act", "reconciler.app.converge"
 DECIDE, ENDING, MEMORY, PLAN = (f"reconciler.core.{name}" for name in ("decide", "ending", "memory", "plan"))
 SOLVE, CAUSE, BACKOFF, NAMES = (f"reconciler.core.{name}" for name in ("solve", "cause", "backoff", "names"))
 OBSERVATION, SQLITE = "reconciler.core.observation", "reconciler.store.sqlite"
-
-
-@dataclass(frozen=True, slots=True)
-class Bug:
-    """`what` is wrong with the product once `edits` are made to `module`."""
-
-    what: str
-    module: str
-    edits: tuple[Edit, ...]
 
 
 BUGS: dict[str, Bug] = {
@@ -626,3 +616,4 @@ BUGS: dict[str, Bug] = {
         ),
     ),
 }
+BUGS |= ADAPTER_BUGS

@@ -107,4 +107,13 @@ PROOFS: dict[str, Proof] = {
     "a holder that lost the lock goes on writing": Storm(1),
     "a stale plan is carried out": Storm(3),
     "memory of another process is not noticed": Storm(0),
+    # --- in the adapters
+    "a submission that timed out is taken for refused": Storm(39, "wire"),
+    "a run that the queue forgot is given up at once": Storm(3, "wire"),
+    "what the scheduler may start again is taken for over": Storm(1, "wire"),
+    "the job that began is not the run's": Storm(1, "wire"),
+    "a VM that is not listed is gone": Storm(13, "tpu"),
+    "everybody's VMs are ours": Storm(0, "tpu"),
+    "a VM that is there is not told": Storm(0, "tpu"),
+    "pods that outlive their job are not looked at": Storm(5, "volcano"),
 }
