@@ -50,9 +50,9 @@ def survey(reconciler: Reconciler) -> list[Row]:
 
 
 def cooled(ports: Ports) -> Mapping[str, Pause]:
-    """The hosts that cool down now, as far as the journal tells. Raises StoreError."""
-    strikes = (one for memory in ports.store.memories().values() for one in memory.strikes)
-    return pauses(strikes, {}, ports.clock.now())
+    """The hosts that cool down for every job now, as far as the journal tells. Raises StoreError."""
+    strikes = ((key, *one) for key, memory in ports.store.memories().items() for one in memory.strikes)
+    return pauses(strikes, {}, ports.clock.now()).every
 
 
 def _queue_row(view: HostView, capacity: Capacity, promised: Mapping[str, int]) -> Row:

@@ -12,7 +12,7 @@ from reconciler.app.ports import DesiredState, Ports, Progress
 from reconciler.core.actions import Verb
 from reconciler.core.cooling import STRIKES_KEPT, STRIKES_KEPT_S
 from reconciler.core.decide import rest
-from reconciler.core.errors import ReconcilerError, Retry, StoreError
+from reconciler.core.errors import ReconcilerError, Retry, StoreError, on_the_way
 from reconciler.core.job import Desired
 from reconciler.core.memory import Memory
 from reconciler.core.names import JobKey
@@ -317,9 +317,9 @@ class Reconciler:
                 calls[host] = _observation(self._ports, host, look)
         for host, census in self._lanes.each(calls, tick=tick):
             if isinstance(census, ReconcilerError):
-                census = Census(host, complete=False, error=str(census))  # noqa: PLW2901
+                census = Census(host, complete=False, error=str(census), away=on_the_way(census))  # noqa: PLW2901
             found[host] = census
-            self._note_way(host, there=census.complete or bool(census.sightings))
+            self._note_way(host, there=not census.away)
             if census.complete:
                 self._observed_at[host] = self._ports.clock.now()
                 if host in self._poll_s:
@@ -434,5 +434,8 @@ def _looks(
         if probe == every:
             break
         probe.update(candidates(ports.decode(wanted.normal).request, ports.hosts))
-    asked = (open_on | unscanned | probe | rented) & every
+    # The hosts of a cluster share its root: what is missing on one is judged by what is missing on all.
+    clusters = {view.cluster for view in ports.hosts if view.name in open_on}
+    beside = {view.name for view in ports.hosts if view.cluster in clusters and view.name in known}
+    asked = (open_on | beside | unscanned | probe | rented) & every
     return {host: Look(tuple(known.get(host, ())), host in unscanned, host in probe) for host in sorted(asked)}

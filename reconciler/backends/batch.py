@@ -18,7 +18,7 @@ from reconciler.backends.dialect import FOREIGN, Answer, Dialect, Doubtful, Prob
 from reconciler.backends.node_answers import Answer as NodeAnswer
 from reconciler.backends.node_answers import refusal_of
 from reconciler.backends.node_call import NodeCall, NodeSettings, record_of
-from reconciler.core.errors import OutcomeUnknown, ReconcilerError, Rejected, Unparsable
+from reconciler.core.errors import OutcomeUnknown, ReconcilerError, Rejected, Unparsable, on_the_way
 from reconciler.core.job import Json
 from reconciler.core.observation import Capacity, Census
 from reconciler.core.protocols import (
@@ -241,7 +241,7 @@ class BatchBackend:
             said = _commands(answer)
             jobs = Jobs(dialect.parse_queue(said.get("queue") or Answer(None, "", "it was not asked")))
         except ReconcilerError as error:
-            return Census(name, complete=False, error=error.message)
+            return Census(name, complete=False, error=error.message, away=on_the_way(error))
         errors = _root_errors(answer)
         known = {item.run.run_id: item for item in look.known}
         seen = self._seen(answer, jobs, known)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import ClassVar, TypeVar
 
 from reconciler.core.cause import Cause
-from reconciler.core.errors import OutcomeUnknown, ReconcilerError, Rejected, Unparsable, Unreachable
+from reconciler.core.errors import OutcomeUnknown, ReconcilerError, Rejected, Unparsable, Unreachable, on_the_way
 from reconciler.core.job import Json
 from reconciler.core.names import JobKey
 from reconciler.core.observation import Capacity, Census, Gpu, Presence, Progress, Report, ReportStatus, Sighting
@@ -333,7 +333,7 @@ class FakeBackend:
             if fault is Fault.GARBLED:
                 raise Unparsable(f"{machine.name} broke off its answer to 'observe'")
         except ReconcilerError as error:
-            return Census(machine.name, complete=False, error=error.message)
+            return Census(machine.name, complete=False, error=error.message, away=on_the_way(error))
         wanted = machine.listed() | {item.run.run_id for item in look.known}
         if look.scan:
             wanted |= {fence.run_id for fence in machine.fences.values()}

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from reconciler.backends.node_answers import census_from, handle_from, refusal_of
 from reconciler.backends.node_call import NodeCall, NodeSettings, record_of
-from reconciler.core.errors import OutcomeUnknown, ReconcilerError, Rejected
+from reconciler.core.errors import OutcomeUnknown, ReconcilerError, Rejected, on_the_way
 from reconciler.core.names import JobKey
 from reconciler.core.observation import Census
 from reconciler.core.protocols import (
@@ -91,7 +91,7 @@ class NodeBackend:
         try:
             answer = self._call("observe", document, deadline_s=OBSERVE_DEADLINE_S)
         except ReconcilerError as error:
-            return Census(self._settings.name, complete=False, error=error.message)
+            return Census(self._settings.name, complete=False, error=error.message, away=on_the_way(error))
         return census_from(self._settings.name, answer, scanned=look.scan)
 
     def logs(self, known: Known, since: LogCursor) -> LogChunk:

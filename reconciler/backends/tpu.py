@@ -216,9 +216,12 @@ class TpuBackend:
         node = self._control.get(wish.zone, wish.name) if look else None
         made = self._control.create(wish) if node is None else Exists(node)
         if isinstance(made, Denied):
-            words = {"capacity": "no capacity", "no-quota": "no quota at all", "invalid": "refused"}.get(
-                made.kind, made.kind
-            )
+            words = {
+                "capacity": "no capacity",
+                "no-quota": "no quota at all",
+                "invalid": "refused",
+                "not-now": "not now",
+            }.get(made.kind, made.kind)
             cause = CAUSES.get(made.kind)
             return Declined(made.kind, f"{wish.zone}: {words}: {made.message}", final=made.final, cause=cause)
         if isinstance(made, Begun):

@@ -79,7 +79,7 @@ def at_create(status: str, message: str) -> Denied | None:
         case "FAILED_PRECONDITION":
             return Denied("reservation" if _RESERVATION.search(text) else "invalid", text)
         case "ABORTED":
-            return Denied("busy", text)
+            return Denied("not-now", text)
     return None
 
 
@@ -101,7 +101,7 @@ def by_operation(code: int, message: str) -> Denied:
             return Denied("permission", _with_hint(text), final=True)
     if _CAPACITY.search(text):
         return Denied("capacity", text)
-    return Denied("busy", text or f"the operation failed with {status} and said nothing")
+    return Denied("not-now", text or f"the operation failed with {status} and said nothing")
 
 
 def of_request(message: str) -> Denied:
@@ -118,7 +118,7 @@ def _exhausted(text: str, *, later: bool) -> Denied:
     if _CAPACITY.search(text):
         return Denied("capacity", text)
     if _RATE.search(text):
-        return Denied("busy", text)
+        return Denied("not-now", text)
     if _QUOTA.search(text) or not later:
         zero = bool(_NO_QUOTA.search(text))
         return Denied("no-quota" if zero else "quota", text, final=zero)

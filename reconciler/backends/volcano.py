@@ -32,6 +32,7 @@ from reconciler.core.errors import (
     Rejected,
     Unparsable,
     Unreachable,
+    on_the_way,
 )
 from reconciler.core.gangs import QueueRoom
 from reconciler.core.job import Json
@@ -229,7 +230,9 @@ class VolcanoBackend:
             for namespace in namespaces:
                 sightings |= self._look(namespace, known, everybodys=look.scan)
         except ReconcilerError as error:
-            return Census(name, complete=False, sightings=sightings, error=_said(error))
+            return Census(
+                name, complete=False, sightings=sightings, error=_said(error), away=not sightings and on_the_way(error)
+            )
         scanned, unread = False, ""
         if look.scan:
             try:

@@ -110,8 +110,14 @@ def session(options: Options | None = None) -> Iterator[Reconciler]:
     """A reconciler over the real ports, closed at the end."""
     from reconciler.app.converge import Reconciler
     from reconciler.app.wiring import open_ports
+    from reconciler.core.errors import ReconcilerError
 
     with open_ports(settings()) as ports:
+        known = {view.name for view in ports.hosts}
+        for flag, named in (("--confirm-lost", options.lost), ("--trust-host", options.trusted)) if options else ():
+            for host in sorted(named - known):
+                there = ", ".join(sorted(known)) or "none"
+                raise ReconcilerError(f"{flag} {host}: the inventory has no host {host}", hint=f"It has: {there}")
         reconciler = Reconciler(ports, options)
         try:
             yield reconciler

@@ -70,15 +70,17 @@ class Live:
             show_done(item)
 
     def _alarms(self, seen: Pass) -> None:
-        """One line when too many runs of a host vanish, and one when they are seen again."""
+        """One line when too many runs of a host vanish, and one when they are seen again: not when it cannot be asked."""
         from reconciler.cli.show import alarm_line
 
         alarms = {alarm.host: alarm for alarm in seen.plan.alarms}
         for host in sorted(alarms.keys() - self._alarmed):
             say(alarm_line(alarms[host]))
-        for host in sorted(self._alarmed - alarms.keys()):
+        looks = seen.world.observation.censuses
+        unseen = {host for host in self._alarmed if host in looks and not looks[host].complete}
+        for host in sorted(self._alarmed - alarms.keys() - unseen):
             say(f"{host}: the alarm is over; its jobs are minded again.")
-        self._alarmed = set(alarms)
+        self._alarmed = set(alarms) | unseen
 
     def _lines(self, seen: Pass) -> None:
         """Without a terminal: a line when a job's phase changes, and one for each tenth of its progress. The alarm of a host

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,7 +23,7 @@ from reconciler.cli.common import (
 )
 
 if TYPE_CHECKING:
-    from reconciler.app.converge import Pass
+    from reconciler.app.converge import Options, Pass
 
 
 def register(app: typer.Typer) -> None:
@@ -79,8 +80,22 @@ def plan(
         if as_json or GLOBALS.as_json:
             emit(document(seen, code))
         else:
-            show_plan(seen, next_step=f"reconciler apply {out}" if out else "reconciler apply")
+            show_plan(seen, next_step=next_step(out, options))
     return int(code)
+
+
+def next_step(out: Path | None, options: Options) -> str:
+    """The command that applies a plan: with what was said for it, without which it would be another plan."""
+    words = ["reconciler", "apply", *([str(out)] if out else [])]
+    for flag, hosts in (
+        ("--assume-empty", options.assume_empty),
+        ("--confirm-lost", options.lost),
+        ("--trust-host", options.trusted),
+    ):
+        words += [word for host in sorted(hosts) for word in (flag, host)]
+    if options.delete_allowed is not None:
+        words += ["--confirm-delete", str(options.delete_allowed)]
+    return shlex.join(words)
 
 
 def exit_code_of(seen: Pass) -> Exit:

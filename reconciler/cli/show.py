@@ -9,6 +9,7 @@ from reconciler.app.act import Done
 from reconciler.app.converge import Pass
 from reconciler.cli.out import first_line, say, styled, warn
 from reconciler.core.actions import Action, Start, Verb
+from reconciler.core.breaker import REASON as MISSING
 from reconciler.core.breaker import Alarm
 from reconciler.core.machine import Machine
 from reconciler.core.phase import Phase
@@ -56,7 +57,7 @@ def show_plan(seen: Pass, *, next_step: str | None) -> None:
     if seen.plan.refusal is not None:
         warn(styled(seen.plan.refusal.message, "remove"))
     elif next_step and seen.plan.effects:
-        exact = " exactly this" if next_step.endswith(".json") or " " in next_step.removeprefix("reconciler ") else ""
+        exact = " exactly this" if next_step.partition(" apply ")[2][:1] not in ("", "-") else ""
         say(f"To apply{exact}: {styled(next_step, 'bold')}")
 
 
@@ -110,15 +111,16 @@ def summary(seen: Pass) -> str:
     doing = [f"{count} to {verb}" for verb, count in counts.items() if count]
     touched = {action.job for action in seen.plan.actions}
     waiting = sum(view.job not in touched and view.phase in WAITING for view in seen.plan.views)
-    still = sum(view.job not in touched and not view.frozen and view.phase not in WAITING for view in seen.plan.views)
-    rest = [f"{still} unchanged"]
+    resting = [
+        view for view in seen.plan.views if view.job not in touched and not view.frozen and view.phase not in WAITING
+    ]
+    missing = sum(view.phase is Phase.HELD and view.reason == MISSING for view in resting)
+    rest = [f"{len(resting) - missing} unchanged"]
     if waiting:
         rest.append(f"{waiting} waiting")
     if held:
         rest.append(f"{held} held")
-    if missing := sum(len(alarm.missing) for alarm in seen.plan.alarms):
-        still -= missing
-        rest[0] = f"{still} unchanged"
+    if missing:
         rest.append(f"{missing} missing")
     if seen.state.problems:
         rest.append(f"{len(seen.state.problems)} problem{'s' * (len(seen.state.problems) > 1)} in manifests")

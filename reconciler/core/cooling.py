@@ -7,10 +7,11 @@ process saw of the way there. The window passes by itself.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from reconciler.core.cause import Cause
+from reconciler.core.names import JobKey
 from reconciler.core.observation import Report
 from reconciler.core.run import Run
 
@@ -23,6 +24,10 @@ WINDOW_S = 1800.0
 # therefore one incident, and one incident alone is no flapping, however many attempts it costs.
 INCIDENT_S = 60.0
 INCIDENTS_MIN = 2
+
+# What one job alone meets with on a host may lie with that job: a directory of its own that nobody can write to, a program that
+# kills its supervisor. That keeps this job away from there, and no other.
+JOBS_MIN = 2
 
 # The first pause outlasts a restart with file system check. The longest is what a mended host may stand idle without a word.
 FIRST_PAUSE_S = 600.0
@@ -55,6 +60,14 @@ class Pause:
         return f"cools down until {clock(self.until)}: {self.why}"
 
 
+@dataclass(frozen=True, slots=True)
+class Pauses:
+    """`every`: the hosts that cool down for every job; `alone`: those that one job has to stay away from, by job and host."""
+
+    every: Mapping[str, Pause] = field(hash=False)
+    alone: Mapping[JobKey, Mapping[str, Pause]] = field(hash=False)
+
+
 def blames_host(run: Run, cause: Cause, report: Report | None, *, lasted: bool) -> bool:
     """Does this end speak against its host? Only what the run itself did not tell: its own set-up may fail everywhere, and no job
     may take a host from the others. Behind a scheduler nothing does, since that minds its machines itself. On a rented machine
@@ -71,58 +84,71 @@ def strike(had: tuple[tuple[str, float], ...], host: str, at: float) -> tuple[tu
     return (*kept, (host, at))[-STRIKES_KEPT:]
 
 
-def pauses(strikes: Iterable[tuple[str, float]], breaks: Mapping[str, Sequence[float]], now: float) -> dict[str, Pause]:
-    """The hosts that cool down now. `strikes`: (host, when) of all attempts that were lost or refused there; `breaks`: when the
-    way to a host was seen to go away.
+def pauses(strikes: Iterable[tuple[JobKey, str, float]], breaks: Mapping[str, Sequence[float]], now: float) -> Pauses:
+    """Who is to stay away from which hosts now. `strikes`: (job, host, when) of all attempts that were lost or refused there;
+    `breaks`: when the way to a host was seen to go away.
 
     A time that has not come yet is from a clock ahead of ours, and says nothing of how long ago that was.
     """
-    by_host: dict[str, list[float]] = {}
-    for host, at in strikes:
+    by_host: dict[str, list[tuple[float, JobKey]]] = {}
+    for job, host, at in strikes:
         if at <= now:
-            by_host.setdefault(host, []).append(at)
-    found: dict[str, Pause] = {}
-    for host, times in by_host.items():
-        until, count = _until(sorted(times), STRIKES_MIN, WINDOW_S, INCIDENT_S)
+            by_host.setdefault(host, []).append((at, job))
+    every: dict[str, Pause] = {}
+    alone: dict[JobKey, dict[str, Pause]] = {}
+    for host, hits in by_host.items():
+        hits.sort()
+        until, since = _until(hits, STRIKES_MIN, WINDOW_S, INCIDENT_S, JOBS_MIN)
         if now < until:
-            why = (
-                f"attempts of jobs were lost or refused there again and again ({count} within {WINDOW_S / 60:.0f} min)"
-            )
-            found[host] = Pause(host, until, why)
+            row = [hit for hit in hits if hit[0] >= since]
+            who = f"{len(row)} attempts of {len({job for _, job in row})} jobs"
+            every[host] = Pause(host, until, f"{who} were lost or refused there, the last at {clock(row[-1][0])}")
+        for job in {job for _, job in hits}:
+            own = [hit for hit in hits if hit[1] == job]
+            until, since = _until(own, STRIKES_MIN, WINDOW_S, INCIDENT_S, 1)
+            if now < until:
+                count = sum(at >= since for at, _ in own)
+                last = clock(own[-1][0])
+                why = f"{count} attempts of this job alone were lost or refused there, the last at {last}"
+                alone.setdefault(job, {})[host] = Pause(host, until, why)
     for host, seen in breaks.items():
-        until, count = _until(sorted(at for at in seen if at <= now), BREAKS_MIN, BREAKS_WINDOW_S, 0.0)
-        if now < until and (host not in found or found[host].until < until):
-            why = (
-                f"the connection to it broke off again and again ({count} times within {BREAKS_WINDOW_S / 60:.0f} min)"
+        gone = sorted(at for at in seen if at <= now)
+        until, since = _until([(at, None) for at in gone], BREAKS_MIN, BREAKS_WINDOW_S, 0.0, 1)
+        if now < until and (host not in every or every[host].until < until):
+            count = sum(at >= since for at in gone)
+            every[host] = Pause(
+                host, until, f"the connection to it broke off {count} times, the last time at {clock(gone[-1])}"
             )
-            found[host] = Pause(host, until, why)
-    return found
+    return Pauses(every, alone)
 
 
-def _until(times: Sequence[float], least: int, window_s: float, incident_s: float) -> tuple[float, int]:
-    """Until when the last of `times` leads to a pause, 0 for none, and how many within one window led to the first or the present
-    one. Each further incident during a pause, or within a window after it, doubles the pause."""
-    incidents: list[list[float]] = []
-    for at in times:
-        if incidents and at - incidents[-1][0] <= incident_s:
-            incidents[-1].append(at)
+def _until(
+    hits: Sequence[tuple[float, JobKey | None]], least: int, window_s: float, incident_s: float, jobs_min: int
+) -> tuple[float, float]:
+    """Until when the last of `hits` leads to a pause, 0 for none, and with which hit that row began. Each further incident during
+    a pause, or within a window after it, doubles the pause; one whose window holds fewer than `jobs_min` jobs says nothing."""
+    incidents: list[list[tuple[float, JobKey | None]]] = []
+    for hit in hits:
+        if incidents and hit[0] - incidents[-1][0][0] <= incident_s:
+            incidents[-1].append(hit)
         else:
-            incidents.append([at])
-    level, until, count = 0, 0.0, 0
+            incidents.append([hit])
+    level, until, since = 0, 0.0, 0.0
     for index, incident in enumerate(incidents):
-        at = incident[-1]
-        recent = [each for each in incidents[: index + 1] if at - each[-1] < window_s]
-        within = sum(map(len, recent))
+        at = incident[-1][0]
+        recent = [each for each in incidents[: index + 1] if at - each[-1][0] < window_s]
+        if len({job for each in recent for _, job in each}) < jobs_min:
+            continue
         if level and at < until + window_s:
-            level, count = level + 1, max(count, within)
-        elif within >= least and len(recent) >= INCIDENTS_MIN:
-            level, count = 1, within
+            level += 1
+        elif sum(map(len, recent)) >= least and len(recent) >= INCIDENTS_MIN:
+            level, since = 1, recent[0][0][0]
         else:
             level = 0
         if level:
             # 2**10 first pauses are more than the longest: a bound for the exponent, never reached in use.
             until = at + min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2.0 ** min(level - 1, 10))
-    return (until, count) if level else (0.0, 0)
+    return (until, since) if level else (0.0, 0.0)
 
 
 def clock(at: float) -> str:

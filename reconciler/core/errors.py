@@ -88,6 +88,11 @@ class OutcomeUnknown(ReconcilerError):
     retry = Retry.AFTER_LOOKING
 
 
+def on_the_way(error: ReconcilerError) -> bool:
+    """Did the way to the other side fail: no connection, or one that was cut or silent?"""
+    return isinstance(error, (Unreachable, OutcomeUnknown))
+
+
 class AccessRefused(ReconcilerError):
     """The host answered and did not let us in, or is not the host we know."""
 

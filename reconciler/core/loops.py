@@ -19,6 +19,10 @@ SILENT_PROGRESS_S = 600.0
 # Ends that may be the program's own doing. Preemption, want of capacity or quota, and other people's cancels never are.
 COUNTED = frozenset({Cause.FAILURE, Cause.OUT_OF_MEMORY, Cause.TIMEOUT, Cause.INFRASTRUCTURE})
 
+# Ends that a limit or a machine sets to work that was going on. Its program may count its steps from each attempt's start, so
+# that the same step again proves nothing: long work is progress there, whatever is reported.
+_FROM_OUTSIDE = frozenset({Cause.TIMEOUT, Cause.INFRASTRUCTURE})
+
 _NAME_CHARS_MAX = 200
 
 
@@ -52,8 +56,8 @@ def follow(
     checkpoint = report.checkpoint_step if report is not None else None
     known = before or Series("", 0)
     moved = _beyond(step, known.step) or _beyond(checkpoint, known.checkpoint)
-    if step is None and checkpoint is None:
-        moved = lived_s >= SILENT_PROGRESS_S
+    if (step is None and checkpoint is None) or cause in _FROM_OUTSIDE:
+        moved = moved or lived_s >= SILENT_PROGRESS_S
     furthest = Series("", 0, _further(step, known.step), _further(checkpoint, known.checkpoint))
     if cause not in COUNTED:
         rest = furthest if moved else Series(known.failure, known.count, furthest.step, furthest.checkpoint)

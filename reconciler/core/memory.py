@@ -106,7 +106,8 @@ class Memory:
     @property
     def stalled(self) -> bool:
         """Given up because it failed alike again and again, until a person says otherwise."""
-        return self.tombstone is not None and self.series is not None and self.series.stalled
+        failed = self.tombstone is not None and self.tombstone.phase is Phase.FAILED
+        return failed and self.series is not None and self.series.stalled
 
 
 # --- journal lines ----------------------------------------------------------------------------------------------------

@@ -129,7 +129,8 @@ class Capacity:
 @dataclass(frozen=True, slots=True)
 class Census:
     """All sightings of one host. Only a `complete` census proves absence; `scanned` says it looked at every run ever
-    claimed there, not only at those that may be alive. `machines` are all that carry our mark, whatever became of their runs."""
+    claimed there, not only at those that may be alive. `machines` are all that carry our mark, whatever became of their runs.
+    `away`: the host could not be reached."""
 
     host: str
     complete: bool
@@ -139,6 +140,7 @@ class Census:
     boot_id: str = ""
     error: str = ""
     machines: tuple[Machine, ...] = ()
+    away: bool = False
 
     def look(self, run_id: str) -> Sighting:
         """This run, in three values: seen, proved absent, or unknown with the reason."""

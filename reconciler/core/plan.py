@@ -302,9 +302,9 @@ def _settle(
         if verdict.action is not None and verdict.action.verb is not Verb.HOLD:
             spent = spent.with_one(found)
     dry = _dry(world, tended) if hungry else {}
-    closed = breaker.closed(world, tended, alarms) if hungry else {}
+    shut = breaker.closed(world, tended, alarms) if hungry else breaker.Shut({}, {})
     for key, desired, state in sorted(hungry, key=lambda item: (-item[1].priority, item[0])):
-        verdict = _begin(world, desired, state.memory, tended, taken, spent, dry, closed)
+        verdict = _begin(world, desired, state.memory, tended, taken, spent, dry, shut.to(key))
         # One effect per job and pass: an adoption or a stray's end comes first, the start in the next pass.
         effective = state.action or verdict.action
         verdicts[key] = replace(verdict, lines=(*state.lines, *verdict.lines), action=effective)
@@ -399,9 +399,11 @@ def _begin(
     )
     if isinstance(found, Unplaceable):
         reason = cooling.REASON if found.cooling else "Unplaceable"
-        verdict = wait(
-            memory, desired, reason, found.sentence, unplaceable=found, held=found.final, next_try=found.until
-        )
+        said = found.sentence
+        if found.cooling:
+            first = next(host for host, why in found.reasons if host in closed and closed[host].why == why)
+            said += f". It is tried again by itself then; sooner: reconciler apply --trust-host {first}"
+        verdict = wait(memory, desired, reason, said, unplaceable=found, held=found.final, next_try=found.until)
         unknown = [host for host in found.blind if host in world.observation.censuses]
         if not unknown:
             return verdict

@@ -256,7 +256,7 @@ class Exists:
         return self.request.labels if self.request is not None else {}
 
 
-DeniedKind = Literal["capacity", "quota", "no-quota", "reservation", "permission", "invalid", "busy"]
+DeniedKind = Literal["capacity", "quota", "no-quota", "reservation", "permission", "invalid", "not-now"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,7 +264,7 @@ class Denied:
     """The node was definitely not made, in the API's own words (`message`).
 
     capacity: the zone has no machines now. quota: ours is used up. no-quota: our limit is 0, so it never will. reservation:
-    the reserved capacity does not suffice. permission: we may not. invalid: the wish itself is wrong. busy: asked too often,
+    the reserved capacity does not suffice. permission: we may not. invalid: the wish itself is wrong. not-now: asked too often,
     another operation was in the way, or something failed on Google's side. `final`: the same wish will be denied until
     somebody changes something.
     """

@@ -8,9 +8,10 @@ from reconciler.app.converge import COOL_DOWN_S, Options, Reconciler
 from reconciler.core.cause import Cause
 from reconciler.core.errors import OutcomeUnknown, Rejected, SourceError, StoreError, Unreachable
 from reconciler.core.memory import Ended, Refused
-from reconciler.core.observation import ReportStatus
+from reconciler.core.observation import Census, ReportStatus
 from reconciler.core.protocols import Declined, LogChunk
 from reconciler.core.secret import Secret
+from reconciler.core.solve import HostView
 from tests.app.worlds import Desk
 from tests.worlds import job, key
 
@@ -72,12 +73,28 @@ def test_a_selection_does_not_take_others_that_have_ended_for_missing(desk):
 
 def test_a_selection_asks_no_host_that_only_others_have_runs_on(tmp_path):
     desk = Desk(tmp_path, names=("h1", "h2"))
+    views = (HostView("h1", "plain", "lab", {}, slots=8), HostView("h2", "plain", "elsewhere", {}, slots=8))
+    desk.reconciler = Reconciler(desk.ports(hosts=views))
     desk.want(job("a", request={"hosts": ["h1"]}), job("b", request={"hosts": ["h2"]}))
     desk.one_pass()
     desk.backends["h2"].looks.clear()
     desk.reconciler.select(frozenset({key("a")}))
     assert reasons(desk.reconciler.look()) == {"a": "Running"}
     assert desk.backends["h2"].looks == []
+    desk.close()
+
+
+def test_a_pass_over_one_job_sees_that_its_whole_cluster_is_missing(tmp_path):
+    desk = Desk(tmp_path, names=("h1", "h2", "h3"))
+    desk.want(*(job(f"on-{name}", request={"hosts": [name]}) for name in desk.names))
+    desk.one_pass()
+    desk.one_pass()
+    for machine in desk.machines.values():
+        machine.unmount()
+    desk.reconciler.select(frozenset({key("on-h1")}))
+    seen = desk.reconciler.look()
+    assert reasons(seen) == {"on-h1": "MassDisappearance"}
+    assert [alarm.host for alarm in seen.plan.alarms] == ["h1"]
     desk.close()
 
 
@@ -191,6 +208,7 @@ def test_a_long_output_is_cut_to_its_last_lines(desk):
         (Rejected("no python there"), True),
         (Declined("unwritable", "no room"), True),
         (Declined("busy", "slurmctld does not answer"), True),
+        (Declined("not-now", "too many requests per minute"), False),
         (Declined("owned", "somebody else's"), False),
         (Declined("fenced", "a newer attempt"), False),
         (Declined("refused", "sbatch: invalid option", cause=Cause.QUOTA), False),
@@ -279,6 +297,24 @@ def test_one_long_absence_is_no_flapping(tmp_path):
         desk.one_pass()
     desk.machines["h1"].reachable = True
     desk.clock.sleep(COOL_DOWN_S + 1)
+    desk.want(job("b"))
+    assert [action.job.name for action in desk.reconciler.look().plan.actions] == ["b"]
+    desk.close()
+
+
+def test_a_host_whose_answer_is_of_no_use_was_reached_all_the_same(tmp_path):
+    """One root of it cannot be read, say: its connection does not break off."""
+    desk = Desk(tmp_path, names=("h1",))
+    desk.want(job("a"))
+    desk.one_pass()
+    backend = desk.backends["h1"]
+    for _ in range(4):
+        backend.answers["observe"] = lambda look: Census("h1", complete=False, error="/status: Permission denied")
+        desk.clock.sleep(5)
+        desk.one_pass()
+        del backend.answers["observe"]
+        desk.clock.sleep(COOL_DOWN_S + 1)
+        desk.one_pass()
     desk.want(job("b"))
     assert [action.job.name for action in desk.reconciler.look().plan.actions] == ["b"]
     desk.close()

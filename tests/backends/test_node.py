@@ -126,6 +126,7 @@ def test_a_root_that_cannot_be_read_makes_the_look_incomplete(node):
     node.say({"done": True, "cpus": 2, "roots": {"/r/status": "Stale file handle"}})
     census = node.backend.observe(Look((Known(RUN),)))
     assert not census.complete
+    assert not census.away
     assert "Stale file handle" in census.error
     assert census.look(RUN.run_id).presence is Presence.UNKNOWN
 

@@ -27,6 +27,7 @@ class PlainContract(BackendContract):
         ssh_lab[site.host].stop()
         census = backend.observe(Look((known,)))
         assert not census.complete
+        assert census.away
         assert census.look(run.run_id).presence is Presence.UNKNOWN
         ssh_lab[site.host].start()
         seen = site.until(lambda: self._answered(backend.observe(Look((Known(run),))), run))

@@ -242,8 +242,8 @@ def test_a_state_that_the_library_does_not_know_is_unknown(tpu: Emulator) -> Non
             "reservation",
             False,
         ),
-        (10, "aborted [EID: 0x1]", "busy", False),
-        (13, "an internal error has occurred", "busy", False),
+        (10, "aborted [EID: 0x1]", "not-now", False),
+        (13, "an internal error has occurred", "not-now", False),
         (3, "Cloud TPU received a bad request. update is not supported while in state PREEMPTED", "capacity", False),
         (3, "the runtime version does not fit", "invalid", True),
         (8, "Quota limit 'TPUV4' has been exceeded. Limit: 32 in zone us-central2-b.", "quota", False),
@@ -278,12 +278,12 @@ def test_an_operation_may_stay_open_long_after_its_node_is_ready(tpu: Emulator) 
 @pytest.mark.parametrize(
     ("status", "message", "kind", "final"),
     [
-        ("RESOURCE_EXHAUSTED", "Quota exceeded for limit 'Create requests per minute' of tpu.googleapis.com", "busy", False),
+        ("RESOURCE_EXHAUSTED", "Quota exceeded for limit 'Create requests per minute' of tpu.googleapis.com", "not-now", False),
         ("RESOURCE_EXHAUSTED", "There is no more capacity in the zone", "capacity", False),
         ("PERMISSION_DENIED", "Permission 'tpu.nodes.create' denied", "permission", True),
         ("NOT_FOUND", "Runtime version x was not found", "invalid", True),
         ("INVALID_ARGUMENT", "Cloud TPU received a bad request. The runtime", "invalid", True),
-        ("ABORTED", "unable to queue the operation", "busy", False),
+        ("ABORTED", "unable to queue the operation", "not-now", False),
         ("FAILED_PRECONDITION", "no reservation matches", "reservation", False),
     ],
 )  # fmt: skip

@@ -280,7 +280,7 @@ def test_slices_of_a_request_are_its_nodes() -> None:
         (["tpu-vm.create.409-exists", "tpu-vm.describe.ready-json"], Exists),
         (["tpu-vm.create.503-once-after-commit", "tpu-vm.describe.creating-json"], Exists),
         (["tpu-vm.create.429-quota"], ("quota", False)),
-        (["tpu-vm.create.429-rate-then-ok"], ("busy", False)),
+        (["tpu-vm.create.429-rate-then-ok"], ("not-now", False)),
         (["tpu-vm.create.400-accelerator"], ("invalid", True)),
         (["tpu-vm.create.no-such-flag"], ("invalid", True)),
         (["tpu-vm.create.403-iam"], ("permission", True)),

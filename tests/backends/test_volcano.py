@@ -290,6 +290,7 @@ def test_two_namespaces_are_looked_at_and_one_that_fails_says_nothing_of_the_oth
     bench.of("team-b").unlistable["jobs"] = Unreachable("away")
     census = bench.backend.observe(Look((here, there)))
     assert not census.complete
+    assert not census.away
     assert census.look(here.run.run_id).alive
     assert census.look(there.run.run_id).presence is Presence.UNKNOWN
 

@@ -60,6 +60,69 @@ def test_three_or_more_and_more_than_a_third_are_held(minded, gone, trips):
         assert [phase_of(made, f"j{number}") for number in range(gone, minded)] == ["Running Running"] * (minded - gone)
 
 
+# --- machines that share a root
+
+
+def workstations(count: int, each: int = 2) -> tuple[list, list[Run], list[Memory], tuple[HostView, ...]]:
+    """`count` hosts of one cluster with `each` runs."""
+    wanted, runs, memories = [], [], []
+    for number in range(count):
+        items = [job(f"j{number}-{one}") for one in range(each)]
+        wanted += items
+        runs += [run_of(item, host=f"w{number}") for item in items]
+    memories = [live_memory(run) for run in runs]
+    return wanted, runs, memories, tuple(HostView(f"w{number}", "plain", "lab", {}, slots=9) for number in range(count))
+
+
+def looks(hosts, runs, **more) -> list[Census]:
+    return [census(*(seen(run) for run in runs if run.host == view.name), host=view.name, **more) for view in hosts]
+
+
+def test_runs_that_vanish_from_a_whole_cluster_are_held_though_few_are_on_each_host():
+    wanted, _, memories, hosts = workstations(6)
+    made = planned(wanted, memories, looks(hosts, []), hosts=hosts)
+    assert [(alarm.host, len(alarm.missing), alarm.minded) for alarm in made.alarms] == [
+        (view.name, 2, 2) for view in hosts
+    ]
+    assert (made.effects, made.lines) == ((), ())
+    assert {f"{view.phase} {view.reason}" for view in made.views} == {f"Held {MISSING}"}
+    said = made.alarms[0].message
+    assert said.startswith("2 of 2 runs on w0, and 12 of 12 in its cluster lab, are gone in one look")
+    assert said.endswith(f"reconciler apply {' '.join(f'--confirm-lost {view.name}' for view in hosts)}")
+    assert "12 of 12 runs in cluster lab" in made.views[0].message
+
+
+@pytest.mark.parametrize(("gone", "trips"), [(2, False), (3, False), (4, False), (5, True)])
+def test_a_cluster_is_counted_as_a_host_is(gone, trips):
+    wanted, runs, memories, hosts = workstations(6)
+    kept = [run for index, run in enumerate(runs) if index % 2 or index // 2 >= gone]
+    made = planned(wanted, memories, looks(hosts, kept), hosts=hosts)
+    assert [alarm.host for alarm in made.alarms] == [f"w{number}" for number in range(gone)] * trips
+    assert len(lost(made)) == (0 if trips else gone)
+
+
+def test_only_hosts_that_were_seen_whole_are_counted_and_other_clusters_are_not():
+    wanted, _, memories, hosts = workstations(3, each=1)
+    elsewhere = (*hosts[:2], replace(hosts[2], cluster="other"))
+    assert planned(wanted, memories, looks(hosts, []), hosts=elsewhere).alarms == ()
+    blind = [*looks(hosts[:2], []), census(host="w2", complete=False)]
+    assert planned(wanted, memories, blind, hosts=hosts).alarms == ()
+    assert planned(wanted, memories, looks(hosts[:2], []), hosts=hosts).alarms == ()
+    assert len(planned(wanted, memories, looks(hosts, []), hosts=hosts).alarms) == 3
+
+
+def test_what_is_missing_from_a_cluster_is_lost_when_a_person_says_so_of_all_its_hosts():
+    """Else what is left after the first word would be too little to be held, and lost without a word."""
+    wanted, _, memories, hosts = workstations(3)
+    arguments = (wanted, memories, looks(hosts, []))
+    one = planned(*arguments, hosts=hosts, lost=frozenset({"w0"}))
+    assert [alarm.host for alarm in one.alarms] == ["w0", "w1", "w2"]
+    assert lost(one) == []
+    every = planned(*arguments, hosts=hosts, lost=frozenset({"w0", "w1", "w2"}))
+    assert every.alarms == ()
+    assert len(lost(every)) == 6
+
+
 def test_the_alarm_says_which_host_how_many_what_to_look_at_and_the_next_step():
     wanted, _, memories = party(7)
     [alarm] = planned(wanted, memories, [census()]).alarms
@@ -119,7 +182,7 @@ def test_nothing_is_launched_there_and_other_hosts_go_on():
         [*wanted, elsewhere, new, bound],
         [*memories, live_memory(gone)],
         [census(), census(host="other")],
-        hosts=(HOST, OTHER),
+        hosts=(HOST, replace(OTHER, cluster="elsewhere")),
     )
     assert words(made) == ["launch new New"]
     assert made.actions[0].host == "other"
@@ -175,7 +238,8 @@ def test_a_persons_word_that_they_are_lost_ends_it_for_that_host_alone():
     theirs = [job(f"k{number}") for number in range(3)]
     others = [live_memory(run_of(item, host="other")) for item in theirs]
     arguments = ([*wanted, *theirs], [*memories, *others], [census(), census(host="other")])
-    made = planned(*arguments, hosts=(HOST, OTHER), lost=frozenset({"ws"}))
+    apart = (HOST, replace(OTHER, cluster="elsewhere"))
+    made = planned(*arguments, hosts=apart, lost=frozenset({"ws"}))
     assert [alarm.host for alarm in made.alarms] == ["other"]
     assert sorted(lost(made)) == ["j0", "j1", "j2"]
     assert not any(line.requeue is False for _, line in made.lines)

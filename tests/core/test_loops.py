@@ -10,7 +10,7 @@ from reconciler.core.cause import Cause
 from reconciler.core.ending import judge
 from reconciler.core.job import Restart
 from reconciler.core.loops import Series
-from reconciler.core.memory import Ended, Launched, Launching, Memory, Requested, fold
+from reconciler.core.memory import Adopted, Ended, Launched, Launching, Memory, Requested, Stopping, fold
 from reconciler.core.observation import Presence, Report, ReportStatus, Sighting
 from reconciler.core.phase import Phase
 from reconciler.core.plan import plan
@@ -152,6 +152,34 @@ def test_a_program_that_reports_is_not_excused_by_the_time_it_ran():
     assert [life.ends(lives_s=86_400.0, progress=step(50)).requeue for _ in range(5)] == [True] * 4 + [False]
 
 
+@pytest.mark.parametrize("cause", [Cause.TIMEOUT, Cause.INFRASTRUCTURE])
+def test_long_work_that_a_limit_or_a_machine_ended_is_no_loop_though_each_attempt_counts_its_steps_anew(cause):
+    life = Life()
+    for reached in (100, 90, 100, 80, 100, 100, 100):
+        assert life.ends(cause, 143, lives_s=2 * 86_400.0, progress=step(reached), checkpoint_step=50).requeue
+    assert [life.ends(cause, 143, lives_s=599.0, progress=step(100)).requeue for _ in range(4)] == [True] * 3 + [False]
+
+
+@pytest.mark.parametrize("cause", [Cause.FAILURE, Cause.OUT_OF_MEMORY])
+def test_what_the_program_itself_comes_to_is_a_loop_however_long_it_takes(cause):
+    life = Life()
+    ends = [life.ends(cause, 137, lives_s=2 * 86_400.0, progress=step(100)).requeue for _ in range(5)]
+    assert ends == [True] * 4 + [False]
+
+
+def test_a_stalled_job_whose_run_turned_out_to_live_and_was_cancelled_is_cancelled():
+    life = Life()
+    for _ in range(5):
+        life.ends()
+    assert phase_of(planned([JOB], [life.memory])) == "Failed Stalled"
+    run = run_of(JOB, attempt=5)
+    memory = fold(life.memory, Adopted(run, handle_of(run)), life.at)
+    memory = fold(memory, Requested("cancel", "by hand", (JOB.digest, JOB.generation)), life.at)
+    memory = fold(memory, Stopping(run.run_id, Cause.CANCELLED), life.at)
+    memory = fold(memory, judge(run, memory, Sighting(run.run_id, Presence.ABSENT), UNLIMITED, life.at), life.at)
+    assert phase_of(planned([JOB], [memory])) == "Cancelled Cancelled"
+
+
 def test_how_long_it_ran_is_told_by_its_own_record_not_by_when_we_looked():
     """A pass a day: each attempt failed within a second of its start, whatever time it was when that was seen."""
     times = {"start_time": "2026-11-26T10:00:00.000Z", "end_time": "2026-11-26T10:00:01.000Z"}
@@ -198,8 +226,6 @@ def test_an_end_that_was_asked_for_leaves_the_count():
     had = life.memory.series
     run = run_of(JOB, attempt=2)
     memory = fold(fold(life.memory, Launching(run, True), NOW), Requested("suspend", "x"), NOW)
-    from reconciler.core.memory import Stopping
-
     memory = fold(memory, Stopping(run.run_id, Cause.SUSPENDED), NOW)
     ended = judge(run, memory, Sighting(run.run_id, Presence.ABSENT), UNLIMITED, NOW)
     assert fold(memory, ended, NOW).series == had

@@ -358,6 +358,23 @@ def many_runs_that_vanish_together_are_not_taken_for_lost(world, made):
 
 
 @promise
+def nor_are_many_that_vanish_from_the_machines_of_one_cluster(world, made):
+    looks = world.observation.censuses
+    another = {seen.run.job for one in looks.values() for seen in one.sightings.values() if seen.run is not None}
+    ended = {key for key, line in made.lines if isinstance(line, (Ended, Refused, Forgotten))}
+    for cluster in {view.cluster for view in world.hosts}:
+        hosts = {view.name for view in world.hosts if view.cluster == cluster and view.name in looks}
+        whole = {host for host in hosts if looks[host].complete}
+        runs = [memory for memory in world.memories.values() if memory.run is not None and memory.run.host in whole]
+        minded = [memory for memory in runs if memory.submitted and memory.stop is None]
+        gone = {memory.job: memory.run.host for memory in minded if is_gone(world, memory)}
+        gone = {job: host for job, host in gone.items() if job not in another}
+        if len(gone) >= 3 and len(gone) * 3 > len(minded) and not set(gone.values()) <= world.lost:
+            assert not ended & gone.keys()
+            assert set(gone.values()) <= alarmed(world)
+
+
+@promise
 def a_host_with_an_alarm_is_left_alone_but_for_what_is_asked_by_name(world, made):
     hosts = alarmed(world)
     for action in made.actions:
@@ -367,9 +384,12 @@ def a_host_with_an_alarm_is_left_alone_but_for_what_is_asked_by_name(world, made
         assert isinstance(action.effect, Stop)
         assert memory.cancelled or memory.suspended
     for alarm in made.alarms:
-        assert len(alarm.missing) >= 3
-        assert alarm.minded >= len(alarm.missing) > alarm.minded / 3
-        assert alarm.host not in world.lost
+        gone, of = (len(alarm.missing), alarm.minded) if alarm.around is None else alarm.around[1:]
+        assert len(alarm.missing) >= 1
+        assert alarm.minded >= len(alarm.missing)
+        assert gone >= 3
+        assert of >= gone > of / 3
+        assert not world.lost.issuperset(alarm.hosts)
         assert not any(action.job in alarm.missing for action in made.actions)
 
 

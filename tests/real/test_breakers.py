@@ -91,7 +91,9 @@ def test_a_persons_word_that_they_are_lost_starts_them_anew_also_from_a_saved_pl
     assert said.out.count("> requeue") == len(NAMES)
     assert site("apply", plan).code == 6
     assert {job["phase"] for job in site.status().values()} == {"Held"}
-    assert site("apply", plan, "--confirm-lost", "local").code == 0
+    step = said.out.splitlines()[-1].partition(": ")[2].split()
+    assert step == ["reconciler", "apply", plan, "--confirm-lost", "local"]
+    assert site(*step[1:]).code == 0
     found = site.until(lambda jobs: all(job["phase"] == "Succeeded" for job in jobs.values()), apply=True)
     assert {job["attempt"] for job in found.values()} == {2}
 
@@ -154,7 +156,7 @@ def test_a_host_that_cools_down_is_said_by_every_verb_and_may_be_trusted(site: S
     for minutes in (20, 10, 1):
         at = time.time() - 60 * minutes
         store = SqliteStore(path, now=lambda at=at: at)
-        run = run_of(job("old"), attempt=minutes, host="local")
+        run = run_of(job(f"old{minutes % 3}"), attempt=minutes, host="local")
         store.lock()
         refused = Refused(run.run_id, "no room", 0.0, blamed=True)
         store.append([(run.job, Launching(run, False)), (run.job, refused)], commit="", why="test")
@@ -163,13 +165,26 @@ def test_a_host_that_cools_down_is_said_by_every_verb_and_may_be_trusted(site: S
     said = site("apply", "--yes")
     assert said.code == 0, said
     assert ". waits    general/default/new  local: cools down until" in said.out
-    assert "(3 within 30 min)" in site("hosts").out
+    assert "3 attempts of 2 jobs were lost or refused there" in site("hosts").out
     told = site("explain", "new").out
     assert "is Pending (HostCoolingDown)" in told
     assert "Next try in" in told
+    assert "sooner: reconciler apply --trust-host local" in told
     checked = site("doctor", "local")
     assert checked.code == 4
     assert "BAD cool-down: cools down until" in checked.out
     assert "--trust-host local" in checked.out
     assert site("apply", "--yes", "--trust-host", "local", "--wait").code == 0
     assert site.status()["new"]["phase"] == "Succeeded"
+
+
+@pytest.mark.parametrize("flag", ["--confirm-lost", "--trust-host"])
+def test_a_word_about_a_host_that_nobody_knows_is_refused_with_those_that_are(site: Site, flag: str):
+    site.job("new", ["true"])
+    site.commit()
+    for verb in (("plan",), ("apply", "--yes")):
+        said = site(*verb, flag, "lcoal")
+        assert said.code == 1, said
+        assert f"{flag} lcoal: the inventory has no host lcoal" in said.err
+        assert "It has: local" in said.err
+    assert site("plan", flag, "local").code == 2

@@ -64,6 +64,27 @@ def test_when_a_root_vanishes_no_run_is_started_twice_and_all_go_on_when_it_is_b
     world.close()
 
 
+def test_when_a_root_that_machines_share_vanishes_no_run_is_started_twice_though_each_has_only_two(tmp_path):
+    names = ("h1", "h2", "h3")
+    jobs = [f"{name}-{one}" for name in names for one in "ab"]
+    machines = tuple((name, 8, 0) for name in names)
+    world = build(tmp_path, local=None, plain=machines, courses=dict.fromkeys(jobs, FOREVER))
+    world.step()
+    for name in names:
+        commit(f"{name}-a", f"{name}-b", request={"hosts": [name]})(world)
+    passes(world, 120)
+    for name in names:
+        world.machines[name].unmount()
+    passes(world, 1800)
+    assert stands(world) == dict.fromkeys(jobs, "Held MassDisappearance")
+    for name in names:
+        world.machines[name].hidden.clear()
+    passes(world, 120)
+    assert stands(world) == dict.fromkeys(jobs, "Running Running")
+    assert [len(world.runs(name)) for name in jobs] == [1] * 6
+    world.close()
+
+
 def test_what_finished_while_it_could_not_be_seen_is_not_run_again(tmp_path):
     world = two_machines(tmp_path, **dict.fromkeys(JOBS, lasting(300.0)))
     commit(*JOBS, **HERE)(world)
