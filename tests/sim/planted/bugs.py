@@ -125,7 +125,7 @@ BUGS: dict[str, Bug] = {
     "an old answer is believed": Bug(
         "what contradicts our memory is not asked for again",
         CONVERGE,
-        (("        if doubtful:\n", "        if False:\n"),),
+        (("        if again:\n            self.distrust(again)", "        if False:\n            self.distrust(again)"),),
     ),
     # --- what a look proves
     "absence is read from a look that failed": Bug(
@@ -364,8 +364,8 @@ BUGS: dict[str, Bug] = {
         (
             (
                 "                memory.job,\n                attempt=memory.attempt,\n"
-                "                released=line.released,",
-                "                memory.job,\n                released=line.released,",
+                "                refused=memory.refused,",
+                "                memory.job,\n                refused=memory.refused,",
             ),
         ),
     ),
