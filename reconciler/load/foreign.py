@@ -42,12 +42,24 @@ def asked_too_much(value: dict[str, Any], beside: Path, trust: Permits) -> Itera
 def _of_host(value: dict[str, Any], host: dict[str, Any], trust: Permits) -> Iterator[tuple[Path_, str]]:
     kubeconfig = host.get("kubeconfig")
     # A kubeconfig names programs that sign in. Those of the user's own folder are the user's.
-    if kubeconfig and not (_is_own(kubeconfig, trust) or trust.names_file(kubeconfig)):
+    if kubeconfig and not (_is_own(kubeconfig, ".kube", trust) or trust.names_file(kubeconfig)):
         yield (
             ("kubeconfig",),
             f"{_ELSEWHERE}: a kubeconfig may start programs here. Leave it to $KUBECONFIG, name one in ~/.kube/, or permit it: "
             f"{trust.how({'files': [kubeconfig]})}",
         )
+    key = host.get("ssh_key")
+    # The public key is sent to whoever answers for the host, and the private one is tried there.
+    for file in (key, f"{key}.pub") if key else ():
+        if not (_is_own(file, ".ssh", trust) or trust.names_file(file)):
+            yield (
+                ("ssh_key",),
+                f"{_ELSEWHERE}: {file} would be used as a key. Name one in ~/.ssh/, or permit it: "
+                f"{trust.how({'files': [key, f'{key}.pub']})}",
+            )
+            break
+    if host.get("endpoint"):
+        yield ("endpoint",), f"{_ELSEWHERE}: your sign-in to Google Cloud would be sent there. Use one of your own"
     if host.get("type") != LOCAL:
         return
     python = host.get("python")
@@ -68,6 +80,7 @@ def _of_host(value: dict[str, Any], host: dict[str, Any], trust: Permits) -> Ite
             return
 
 
-def _is_own(kubeconfig: str, trust: Permits) -> bool:
-    path = trust.place_of(kubeconfig).resolve()
-    return (trust.home / ".kube").resolve() in path.parents and not trust.holds(path)
+def _is_own(file: str, folder: str, trust: Permits) -> bool:
+    """Does it lie in this folder of the home directory, wherever links lead? A relative path depends on where we are started."""
+    path = trust.place_of(file).resolve()
+    return file[:1] in ("~", "/") and (trust.home / folder).resolve() in path.parents and not trust.holds(path)

@@ -334,6 +334,29 @@ def a_kubeconfig_starts_a_program(world: World) -> None:
     world.write("manifests/inventory.yaml", world.inventory(host))
 
 
+def _tpu(world: World, **more: str) -> None:
+    host = {"type": "tpu", "zone": "z-a", "accelerator_type": "v4-8", "version": "v", **more}
+    world.write("manifests/inventory.yaml", world.inventory(host))
+
+
+@attack(
+    "manifests/inventory.yaml:", "hosts.h.ssh_key: an inventory in the manifests' repository cannot say that", "~/.ssh/"
+)
+def a_key_is_any_file_behind_a_link(world: World) -> None:
+    (world.repo / "k.pub").symlink_to(world.prize)
+    _tpu(world, ssh_key=str(world.repo / "k"))
+
+
+@attack("manifests/inventory.yaml:", "hosts.h.ssh_key: an inventory in the manifests' repository cannot say that")
+def a_key_leaves_its_directory(world: World) -> None:
+    _tpu(world, ssh_key="~/.ssh/../token")
+
+
+@attack("manifests/inventory.yaml:", "hosts.h.endpoint: an inventory in the manifests' repository cannot say that")
+def a_service_is_not_googles(world: World) -> None:
+    _tpu(world, endpoint="http://127.0.0.1:9")
+
+
 @attack("manifests/inventory.yaml:", "hosts.h.python: ", "it would be started here")
 def an_interpreter_lies_in_the_repository(world: World) -> None:
     script = world.write("python3", f'#!/bin/sh\n{world.touch()}\nexec python3 "$@"\n')
