@@ -104,6 +104,11 @@ def find_place(settings: Settings) -> Place:
     if git_dir is None and any((above / ".git").exists() for above in (root, *root.parents)):
         # A repository that git cannot read is not a plain directory: taken for one, its files would be another source.
         raise SourceError(f"{root} lies in a git repository that git cannot read: {said}")
+    if git_dir is None and git.looks_bare(root):
+        raise SourceError(
+            f"{root} holds what looks like a repository without a working tree, and may be somebody's files; nothing is read there",
+            hint="If you made that repository, let its name end in .git, or name a clone of it with -C DIR.",
+        )
     has_folder = (root / MANIFESTS).is_dir()
     if not has_folder and git_dir is not None:
         # The folder may exist in the commit and not on disk (sparse checkout, bare repository).

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -528,6 +529,42 @@ def test_submit_does_not_write_through_a_link(world: World) -> None:
     assert said.code == 1, said
     assert "lies behind a link that leads out of the repository" in said
     assert sorted(path.name for path in world.home.iterdir()) == [".ssh"]
+
+
+def _export(world: World) -> None:
+    """The files alone, as an archive of a release has them."""
+    (world.repo / ".git").rename(world.root / "aside")
+
+
+@pytest.mark.parametrize("source", [{"dirty": True}, {"ref": "main"}, {"mode": "rsync"}], ids=str)
+@pytest.mark.parametrize("name", ["model", "model.git"])
+def test_files_without_git_are_not_taken_for_a_repository(world: World, name: str, source: dict[str, Any]) -> None:
+    _bare(world, name)
+    world.job(source={"repo": name, **source})
+    _export(world)
+    for verb in VERBS:
+        said = world(*verb)
+        assert not world.loot.exists(), f"{verb}: {said.out}"
+    if name == "model.git":
+        assert "code is not shipped from a repository without a working tree" in said, said
+
+
+def test_files_without_git_do_not_permit_themselves(world: World) -> None:
+    world.git("init", "-q", "--bare", str(world.root / "made.git"))
+    for path in (world.root / "made.git").iterdir():
+        path.rename(world.repo / path.name)
+    config = "[core]\nrepositoryformatversion = 0\nbare = false\nworktree = .\n"
+    config += '[filter "x"]\nclean = ' + world.touch() + "; cat\n"
+    config += "[reconciler]\nallow = \"{commands: [[sh, -c, '" + world.touch() + "']], env: ['*']}\"\n"
+    world.write("config", config)
+    world.write(".gitattributes", "* filter=x\n")
+    world.job(secrets={"X": {"command": ["sh", "-c", world.touch()]}}, source={"dirty": True})
+    _export(world)
+    for verb in VERBS:
+        said = world(*verb)
+        assert said.code != 0, said
+        assert "looks like a repository without a working tree" in said, said
+        assert not world.loot.exists(), f"{verb}: {said.out}"
 
 
 def test_a_bare_repository_of_manifests_is_read_where_it_is_no_content(world: World, tmp_path: Path) -> None:
