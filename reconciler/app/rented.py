@@ -124,8 +124,8 @@ def _heirs_of(host: TpuHost, inventory: Inventory) -> Callable[[str], bool]:
 
 
 def public_key(private: str, user: str, host: str) -> str:
-    """`USER:KEY` for a new VM's metadata; "" where there is no such key, and logging in is the project's affair (OS Login). Raises
-    Rejected for a file that holds anything else: it would be sent away."""
+    """`USER:KEY` for a new VM's metadata; "" where there is no such key, and logging in is the project's affair (OS Login).
+    Raises Rejected for a file that holds anything else: it would be sent away."""
     path = Path(f"{private}.pub").expanduser()
     try:
         key = path.read_text().strip()

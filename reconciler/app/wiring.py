@@ -106,7 +106,7 @@ def find_place(settings: Settings) -> Place:
         raise SourceError(f"{root} lies in a git repository that git cannot read: {said}")
     if git_dir is None and git.looks_bare(root):
         raise SourceError(
-            f"{root} holds what looks like a repository without a working tree, and may be somebody's files; nothing is read there",
+            f"{root} holds what looks like a repository without a working tree and may be somebody's files; nothing is read",
             hint="If you made that repository, let its name end in .git, or name a clone of it with -C DIR.",
         )
     has_folder = (root / MANIFESTS).is_dir()
@@ -141,14 +141,21 @@ def _configured(place: Place) -> Allowed:
 
 
 def read_inventory(settings: Settings, place: Place) -> Inventory:
-    """The inventory in force (DESIGN section 5 gives the order). Raises ManifestError."""
+    """The inventory in force (DESIGN section 5 gives the order). Raises ManifestError, and SourceError for a state that lies in
+    the manifests' repository: whoever writes there could write what is remembered, and the runtime of the built-in host."""
+    trust, state = trust_in(place), _state_base(settings)
+    if trust.holds(state):
+        raise SourceError(
+            f"The state directory {state} lies in the manifests' repository, whose files would be taken for ours",
+            hint="Choose a directory outside of it with --state DIR or $RECONCILER_STATE, or leave both out.",
+        )
     return find_inventory(
         settings.inventory,
         env=os.environ,
         manifests_dir=place.root / place.subdir,
         home=Path.home(),
-        state_dir=_state_base(settings),
-        trust=trust_in(place),
+        state_dir=state,
+        trust=trust,
     )
 
 

@@ -55,8 +55,10 @@ class Permits:
         return replace(self, allowed=self.allowed.and_also(allowed))
 
     def holds(self, path: Path) -> bool:
-        """Does this file or directory lie in the repository, wherever links lead?"""
-        return _is_below(_real(path), _real(self.top))
+        """Does this file or directory lie in the repository, wherever links lead? One directory may have several names (letter
+        case, mounts), so it is compared itself."""
+        real, top = _real(path), _real(self.top)
+        return _is_below(real, top) or any(_is_same(above, top) for above in (real, *real.parents))
 
     def refusal(self, reference: SecretRef, base: Path | None = None) -> Refused | None:
         """Why the value may not be looked up; None when it may."""
@@ -216,6 +218,13 @@ def _real(path: Path) -> Path:
         return Path(os.path.realpath(path))
     except (OSError, ValueError):
         return Path(os.devnull) / "nowhere"
+
+
+def _is_same(path: Path, other: Path) -> bool:
+    try:
+        return path.samefile(other)
+    except (OSError, ValueError):
+        return False
 
 
 def _is_below(path: Path, top: Path) -> bool:

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
+from reconciler.load.trust import Permits
 from tests.security.hostile import PRIZE, World, holders
 
 pytestmark = pytest.mark.real
@@ -398,6 +399,16 @@ def an_inventory_is_a_link(world: World) -> None:
 
 
 @attack("is a link that leads out of")
+def an_inventory_lies_behind_a_link_to_its_directory(world: World) -> None:
+    theirs = world.home / "theirs"
+    theirs.mkdir()
+    (theirs / "inventory.yaml").write_text(f"{PRIZE}: 1\nhosts: {{h: {{type: local}}}}\n")
+    world.git("rm", "-rq", "--cached", "manifests")
+    (world.repo / "manifests").rename(world.root / "aside")
+    (world.repo / "manifests").symlink_to(theirs)
+
+
+@attack("is a link that leads out of")
 def the_manifests_are_a_link(world: World) -> None:
     theirs = world.home / "theirs"
     theirs.mkdir()
@@ -529,6 +540,58 @@ def test_submit_does_not_write_through_a_link(world: World) -> None:
     assert said.code == 1, said
     assert "lies behind a link that leads out of the repository" in said
     assert sorted(path.name for path in world.home.iterdir()) == [".ssh"]
+
+
+def _runtime(world: World, share: str) -> None:
+    from reconciler.app.shipping import Bundle
+
+    world.write(f"{share}/runtime/{Bundle().sha256}/bootstrap.sh", f"#!/bin/sh\n{world.touch()}\n")
+    world.job()
+    world.git("rm", "-q", "manifests/inventory.yaml")
+    world.commit()
+
+
+@pytest.mark.parametrize("name", ["jobs", "alias"])
+def test_no_runtime_is_taken_from_the_repository_whatever_the_inventory(world: World, name: str) -> None:
+    _runtime(world, "share")
+    (world.root / "alias").symlink_to(world.repo)
+    outside = world.root / "mine.yaml"
+    outside.write_text(world.inventory(cluster={"share": str(world.root / name / "share")}))
+    world.options = ["--inventory", str(outside)]
+    for verb in VERBS:
+        said = world(*verb)
+        assert not world.loot.exists(), f"{verb}: {said.out}"
+        assert "hosts.h.cluster: its share " in said, said
+        assert "choose a directory outside of it, such as ~/.local/share/reconciler" in said, said
+
+
+def test_no_state_is_taken_from_the_repository(world: World) -> None:
+    _runtime(world, ".state/local/work/.dispatch")
+    world.options = ["--state", str(world.repo / ".state")]
+    for verb in VERBS:
+        said = world(*verb)
+        assert not world.loot.exists(), f"{verb}: {said.out}"
+        assert "lies in the manifests' repository, whose files would be taken for ours" in said, said
+        assert "Choose a directory outside of it with --state DIR" in said, said
+
+
+def test_what_init_writes_is_taken_by_the_next_verb(world: World) -> None:
+    made = world.home / "reconciler"
+    world.options = ["-C", str(made)]
+    assert world("init").code == 0
+    said = world("--working-tree", "validate")
+    assert said.code == 0, said
+
+
+def test_a_directory_is_the_repository_by_any_name(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where letter case does not count, or a file system is mounted twice, names differ and the directory does not."""
+    other = world.root / "mounted"
+    other.mkdir()
+    trust = Permits(world.repo, world.repo, world.home)
+    assert not trust.holds(other / "share")
+    same = Path.samefile
+    monkeypatch.setattr(Path, "samefile", lambda one, two: same(world.repo if one == other else one, two))
+    assert trust.holds(other / "share")
 
 
 def _export(world: World) -> None:
