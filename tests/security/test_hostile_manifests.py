@@ -135,6 +135,35 @@ def files_are_globbed_through_a_link(world: World) -> None:
     world.job(source={"mode": "files", "files": ["data/*/id*"]})
 
 
+@attack(
+    "spec.source.files[0]: '**' stands for directories", "spec.source.files[1]: no path", "spec.source.repo: no path"
+)
+def paths_are_none(world: World) -> None:
+    world.job(source={"repo": "x" * 256, "mode": "files", "files": ["**foo", "d/" * 2100]})
+
+
+@attack("'manifests/a/\\nmanifests'", "characters that do not print; rename the file")
+def a_name_passes_for_a_line_of_ours(world: World) -> None:
+    world.write("manifests/a/\nmanifests/good.yaml:1: removed\x1b[31m.yaml", "x")
+
+
+@attack("manifests/\\x1b[8mlink'", "characters that do not print")
+def a_name_of_a_link_hides(world: World) -> None:
+    (world.repo / "manifests" / "\x1b[8mlink").symlink_to("README.md")
+
+
+@attack("spec.source.ref: what is stashed cannot be shipped")
+def a_ref_is_what_was_put_aside(world: World) -> None:
+    world.write("manifests/README.md", PRIZE)
+    world.git("stash")
+    world.job(source={"ref": "refs/stash~0"})
+
+
+@attack("spec.source.ref: expected a branch, a tag or a commit: what refs were before")
+def a_ref_is_what_a_branch_was(world: World) -> None:
+    world.job(source={"ref": "HEAD@{1}"})
+
+
 @attack("spec.source.ref: a ref cannot start with '-'")
 def a_ref_is_an_option_of_git(world: World) -> None:
     world.job(source={"ref": f"--output={world.loot}"})
