@@ -9,7 +9,7 @@ import secrets as randomness
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,9 +29,9 @@ from reconciler.backends.node import NodeBackend
 from reconciler.backends.node_call import NodePaths, NodeSettings
 from reconciler.backends.registry import dialect_of
 from reconciler.core.chips import chip_of_nvidia
-from reconciler.core.errors import ReconcilerError, SourceError
+from reconciler.core.errors import Problem, ReconcilerError, SourceError
 from reconciler.core.inventory import Host, Inventory, LocalHost, PlainHost, SlurmHost, TpuHost, VolcanoHost
-from reconciler.core.job import JobSpec
+from reconciler.core.job import Desired, JobSpec
 from reconciler.core.observation import Gpu
 from reconciler.core.partitions import PartitionWish, QueueView
 from reconciler.core.protocols import Announces, Backend
@@ -175,6 +175,11 @@ def open_ports(settings: Settings) -> Iterator[Ports]:
     trust = trust_of(inventory, place)
     store = _store(settings, place, inventory, owner)
     hosts = Hosts(inventory, machines_folder(settings), owner)
+
+    def check(jobs: Iterable[Desired]) -> tuple[Problem, ...]:
+        trust.ask_again()  # each pass, so that `watch` hears of what was permitted meanwhile
+        return (*check_references(jobs, inventory), *check_trust(jobs, trust))
+
     try:
         yield Ports(
             source=ManifestSource(
@@ -194,7 +199,7 @@ def open_ports(settings: Settings) -> Iterator[Ports]:
             token=lambda: randomness.token_hex(16),
             decode=decode,
             chip_of=chip_of,
-            check=lambda jobs: (*check_references(jobs, inventory), *check_trust(jobs, trust)),
+            check=check,
             owner=owner,
             inventory_digest=inventory.digest,
             limits=inventory.limits,

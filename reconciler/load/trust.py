@@ -40,7 +40,7 @@ class Permits:
     """What a repository of manifests may have of this machine.
 
     `top` is the repository's own directory, `base` the one to which paths in manifests are relative. `allowed` is what was
-    permitted so far; `more` is asked, once, only when that is not enough.
+    permitted so far; `more` is asked, once until `ask_again`, only when that is not enough.
     """
 
     top: Path
@@ -59,6 +59,10 @@ class Permits:
         case, mounts), so it is compared itself."""
         real, top = _real(path), _real(self.top)
         return _is_below(real, top) or any(_is_same(above, top) for above in (real, *real.parents))
+
+    def contains(self, path: Path) -> bool:
+        """Does it lie in the repository as a file of it: not in `.git`?"""
+        return _is_inside(_real(path), _real(self.top))
 
     def refusal(self, reference: SecretRef, base: Path | None = None) -> Refused | None:
         """Why the value may not be looked up; None when it may."""
@@ -80,7 +84,7 @@ class Permits:
 
     def takes_file(self, text: str, base: Path | None = None) -> bool:
         """May this file be read? One in the repository may, but nothing of `.git`, where CI keeps tokens."""
-        return _is_inside(_real(self.place_of(text, base)), _real(self.top)) or self.names_file(text, base)
+        return self.contains(self.place_of(text, base)) or self.names_file(text, base)
 
     def names_file(self, text: str, base: Path | None = None) -> bool:
         """Was this very file permitted, wherever it lies?"""
@@ -123,6 +127,10 @@ class Permits:
         if text == "~" or text.startswith("~/"):
             return self.home / text[2:]
         return (base or self.base) / text
+
+    def ask_again(self) -> None:
+        """Forget what `more` said: a permission given since counts."""
+        self._asked.clear()
 
     def _any(self, holds: Callable[[Allowed], bool]) -> bool:
         if holds(self.allowed):

@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import os
 import re
+import shlex
 import subprocess
 import tarfile
 import tempfile
@@ -194,7 +195,9 @@ def where(repo: Path, ref: str) -> tuple[str, bool]:
         raise SourceError(f"{repo} cannot be read as a git repository: {said}")
     raise SourceError(
         f"{repo} has no commit named {ref!r}",
-        hint="Commit something first." if ref == "HEAD" else f"`git -C {repo} branch -a` lists the branches.",
+        hint="Commit something first."
+        if ref == "HEAD"
+        else f"`git -C {shlex.quote(str(repo))} branch -a` lists the branches.",
     )
 
 

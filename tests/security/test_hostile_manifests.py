@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 import yaml
 
+from reconciler.app.converge import Reconciler
+from reconciler.app.wiring import Settings, open_ports
 from reconciler.load.trust import Permits
 from tests.security.hostile import PRIZE, World, holders
 
@@ -515,6 +517,17 @@ def test_what_is_permitted_from_outside_is_looked_up(world: World, way: str, mon
     assert (world.root / "got").read_text() == "t-env t-file t-command\n"
 
 
+def test_a_permission_is_heard_while_watch_runs(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TEAM_KEY", "x")
+    world.job(secrets={"X": {"env": "TEAM_KEY"}})
+    world.commit()
+    with open_ports(Settings(world.repo, state=world.root / "state")) as ports:
+        seen = Reconciler(ports).look()
+        assert "TEAM_KEY of this machine is not permitted" in str(seen.state.problems)
+        world.git("config", "--add", "reconciler.allow", "{env: [TEAM_KEY]}")
+        assert not Reconciler(ports).look().state.problems
+
+
 def test_a_permission_is_no_wider_than_it_says(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(
         "RECONCILER_ALLOW", '{env: [AWS_REGION, "TEAM_*"], files: [~/public/], commands: [[sh, -c]], repos: [../code]}'
@@ -562,12 +575,14 @@ def test_a_requeue_asks_again_what_is_permitted(world: World, monkeypatch: pytes
         time.sleep(0.1)
 
 
-def test_submit_does_not_write_through_a_link(world: World) -> None:
-    (world.repo / "manifests" / "general").symlink_to(world.home)
+@pytest.mark.parametrize("target", ["../../home", "../.git"])
+def test_submit_does_not_write_through_a_link(world: World, target: str) -> None:
+    (world.repo / "manifests" / "general").symlink_to(target)
     world.commit()
     said = world("submit", "--no-commit", "new", "--", "true")
     assert said.code == 1, said
-    assert "lies behind a link that leads out of the repository" in said
+    assert "lies behind a link that leads out of the repository's files" in said
+    assert not (world.repo / ".git" / "default").exists()
     assert sorted(path.name for path in world.home.iterdir()) == [".ssh"]
 
 
