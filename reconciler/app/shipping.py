@@ -120,11 +120,11 @@ class RepositoryShipper:
             raise ShipError(
                 f"{source.repo}: no such directory beside the manifests ({repo})", hint="Correct spec.source.repo."
             )
-        if source.mode != "files" and repo != self._root and git.is_bare(repo):
-            # Its configuration names programs, and it may be files of somebody's that were put there.
+        if git.is_bare(repo) and (repo != self._root or source.mode != "archive" or source.dirty):
+            # Its configuration names programs and holds tokens, and it may be files of somebody's that were put there.
             raise ShipError(
                 f"{source.repo}: code is not shipped from a repository without a working tree ({repo})",
-                hint="Name a clone of it in spec.source.repo.",
+                hint="Name a clone of it in spec.source.repo, or ship a commit of the manifests' own.",
             )
         submodules = Submodules.INCLUDE if source.submodules else Submodules.LEAVE_OUT
         match source.mode:

@@ -116,7 +116,19 @@ def find_place(settings: Settings) -> Place:
     subdir = MANIFESTS if has_folder else "."
     above = prefix.count("/")
     top = root.parents[above - 1] if above else root
+    if git_dir is not None:
+        _check_git_dir(git_dir, top)
     return Place(root, subdir, git_dir, posixpath.normpath(posixpath.join(prefix or ".", subdir)), top)
+
+
+def _check_git_dir(git_dir: Path, top: Path) -> None:
+    """Raises SourceError for a git directory among the files under another name than `.git`: it would be one of them."""
+    real = git_dir.resolve()
+    if real != top and top in real.parents and ".git" not in real.relative_to(top).parts:
+        raise SourceError(
+            f"The git directory {real} lies among the files of the repository, which can be shipped",
+            hint="Let its name be .git, or move it out of the working tree: git init --separate-git-dir=DIR.",
+        )
 
 
 def trust_in(place: Place) -> Permits:
@@ -127,6 +139,7 @@ def trust_in(place: Place) -> Permits:
         Path.home(),
         parse_allowed(os.environ.get(ALLOW_VARIABLE, ""), f"${ALLOW_VARIABLE}"),
         lambda: _configured(place),
+        bare=place.git_dir is not None and git.is_bare(place.root),
     )
 
 

@@ -48,6 +48,8 @@ class Permits:
     home: Path
     allowed: Allowed = field(default_factory=Allowed)
     more: Callable[[], Allowed] = Allowed
+    bare: bool = False
+    """The repository has no working tree: all that lies there is git's."""
     _asked: list[Allowed] = field(default_factory=list, repr=False)
 
     def also(self, allowed: Allowed) -> Permits:
@@ -62,7 +64,7 @@ class Permits:
 
     def contains(self, path: Path) -> bool:
         """Does it lie in the repository as a file of it: not in `.git`?"""
-        return _is_inside(_real(path), _real(self.top))
+        return not self.bare and _is_inside(_real(path), _real(self.top))
 
     def refusal(self, reference: SecretRef, base: Path | None = None) -> Refused | None:
         """Why the value may not be looked up; None when it may."""

@@ -674,6 +674,37 @@ def test_files_without_git_do_not_permit_themselves(world: World) -> None:
         assert not world.loot.exists(), f"{verb}: {said.out}"
 
 
+def test_a_git_directory_with_another_name_is_not_shipped(world: World) -> None:
+    world.job(source={"mode": "files", "files": ["meta/config"]}, secrets={"X": {"file": "meta/config"}})
+    world.commit()
+    world.git("init", "-q", f"--separate-git-dir={world.repo / 'meta'}")
+    for verb in VERBS:
+        said = world(*verb)
+        assert said.code != 0, said
+        assert "lies among the files of the repository, which can be shipped" in said, said
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"secrets": {"X": {"file": "config"}}},
+        {"source": {"mode": "files", "files": ["config"]}},
+        {"source": {"mode": "rsync"}},
+    ],
+    ids=str,
+)
+def test_a_bare_repositorys_configuration_is_not_shipped(world: World, tmp_path: Path, spec: dict[str, Any]) -> None:
+    world.job(**spec)
+    world.commit()
+    bare = tmp_path / "bare.git"
+    world.git("clone", "-q", "--bare", ".", str(bare))
+    (bare / "config").write_text((bare / "config").read_text() + f'[http]\nextraheader = "{PRIZE}"\n')
+    world.options = ["-C", str(bare), "--inventory", str(world.repo / "manifests" / "inventory.yaml")]
+    said = world("apply", "--yes")
+    assert said.code != 0, said
+    assert "is not permitted" in said or "from a repository without a working tree" in said, said
+
+
 def test_a_bare_repository_of_manifests_is_read_where_it_is_no_content(world: World, tmp_path: Path) -> None:
     world.job("good")
     world.commit()
