@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -137,7 +138,11 @@ def _rented(host: TpuHost, hosts: Hosts) -> Iterable[Finding]:
         fix = f"See `gcloud compute tpus accelerator-types list --zone={lacking[0]}`." if lacking else ""
         yield Finding(host.name, "accelerator type", not lacking, said, fix)
     key = Path(host.ssh_key).expanduser()
-    fix = "" if key.exists() else f"Make one: `ssh-keygen -t ed25519 -f {key}`, or name another in the host's ssh_key."
+    fix = (
+        ""
+        if key.exists()
+        else f"Make one: `ssh-keygen -t ed25519 -f {shlex.quote(str(key))}`, or name another in the host's ssh_key."
+    )
     yield Finding(host.name, "ssh key", key.exists(), str(key) if key.exists() else f"{key} does not exist", fix)
     if host.price_per_chip_hour is None:
         fix = "Set price_per_chip_hour in the host's entry of the inventory."

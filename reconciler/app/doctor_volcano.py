@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import posixpath
+import shlex
 import time
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -223,7 +224,7 @@ def _kubectl(host: VolcanoHost) -> str:
         words += ["--kubeconfig", host.kubeconfig]
     if host.context:
         words += ["--context", host.context]
-    return " ".join(words)
+    return shlex.join(words)
 
 
 def _is_below(path: str, top: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,6 +24,9 @@ from reconciler.core.tpu import NodeWish, TpuNode
 from reconciler.core.transport import Transport
 from reconciler.transports.registry import SSH_CONFIG_VARIABLE, open_transport
 from reconciler.transports.rented import Login, settings_for
+
+# sshd(8), AUTHORIZED_KEYS FILE FORMAT, without options.
+_PUBLIC_KEY = re.compile(r"(?:ssh-|ecdsa-|sk-)[a-z0-9@.-]+ AAAA[A-Za-z0-9+/]+={0,2}(?: [^\n\r]*)?")
 
 
 def zones_of(host: TpuHost) -> tuple[str, ...]:
@@ -87,7 +91,7 @@ def open_tpu(
         boot_s=host.boot_timeout_s,
         heirs_of=_heirs_of(host, inventory),
         self_delete=host.self_delete,
-        keys=_public_key(host, user),
+        keys=public_key(host.ssh_key, user, host.name),
     )
     return TpuBackend(
         node,
@@ -119,12 +123,21 @@ def _heirs_of(host: TpuHost, inventory: Inventory) -> Callable[[str], bool]:
     return lambda name: first.name == host.name and name not in inventory.hosts
 
 
-def _public_key(host: TpuHost, user: str) -> str:
-    """`USER:KEY` for a new VM's metadata; "" where there is no such key, and logging in is the project's affair (OS Login)."""
+def public_key(private: str, user: str, host: str) -> str:
+    """`USER:KEY` for a new VM's metadata; "" where there is no such key, and logging in is the project's affair (OS Login).
+    Raises Rejected for a file that holds anything else: it would be sent away."""
+    path = Path(f"{private}.pub").expanduser()
     try:
-        key = Path(f"{host.ssh_key}.pub").expanduser().read_text().strip()
+        key = path.read_text().strip()
     except OSError:
         return ""
+    except ValueError:
+        key = ""
+    if not _PUBLIC_KEY.fullmatch(key):
+        raise Rejected(
+            f"{path} is not one public key on one line, so it is not sent to the VMs of {host}",
+            hint="Name the private key in the host's ssh_key; the public one lies beside it, with .pub at the end.",
+        )
     return f"{user}:{key}"
 
 

@@ -6,6 +6,8 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+import platformdirs
+
 from reconciler.core.errors import SourceError
 from reconciler.load.schema import schema_text
 
@@ -65,7 +67,7 @@ def scaffold(directory: Path) -> Scaffold:
     root = directory.resolve()
     files = {
         "manifests/hello.yaml": _FIRST_JOB,
-        "manifests/inventory.yaml": _INVENTORY.format(root=_quoted(Path.home() / "reconciler")),
+        "manifests/inventory.yaml": _INVENTORY.format(root=_quoted(_place_of_runs(root))),
         "manifests/README.md": _README,
         ".schemas/job.schema.json": schema_text("job"),
         ".schemas/inventory.schema.json": schema_text("inventory"),
@@ -88,6 +90,14 @@ def scaffold(directory: Path) -> Scaffold:
     except (OSError, subprocess.SubprocessError) as error:
         raise SourceError(f"{root} cannot be made a repository of manifests: {error}") from error
     return Scaffold(tuple(written), tuple(kept))
+
+
+def _place_of_runs(root: Path) -> Path:
+    """Not in the repository: files that were committed there would be taken for ours."""
+    usual = (Path.home() / "reconciler").resolve()
+    if root == usual or root in usual.parents:
+        return Path(platformdirs.user_data_dir("reconciler"))
+    return usual
 
 
 def _quoted(path: Path) -> str:

@@ -106,13 +106,25 @@ class RepositoryShipper:
     def prepare(self, spec: JobSpec, pin: str | None, head: str | None) -> Package:
         """Resolve or take the pinned commit, and pack. Raises ShipError, also for a repository from which manifests may ship
         nothing, and SourceError; both with the repository's name."""
-        source = spec.source
-        if source is None:
+        if spec.source is None:
             return Package(None, False, None)
+        try:
+            return self._packed(spec, spec.source, pin, head)
+        except (OSError, ValueError) as error:
+            # A path or pattern that no system takes, a directory that may not be read: this job's affair, and nobody else's.
+            raise ShipError(f"{spec.source.repo} cannot be packed: {error}", hint="Correct spec.source.") from error
+
+    def _packed(self, spec: JobSpec, source: Source, pin: str | None, head: str | None) -> Package:
         repo = self._trust.repo(source.repo)
         if not repo.is_dir():
             raise ShipError(
                 f"{source.repo}: no such directory beside the manifests ({repo})", hint="Correct spec.source.repo."
+            )
+        if git.is_bare(repo) and (repo != self._root or source.mode != "archive" or source.dirty):
+            # Its configuration names programs and holds tokens, and it may be files of somebody's that were put there.
+            raise ShipError(
+                f"{source.repo}: code is not shipped from a repository without a working tree ({repo})",
+                hint="Name a clone of it in spec.source.repo, or ship a commit of the manifests' own.",
             )
         submodules = Submodules.INCLUDE if source.submodules else Submodules.LEAVE_OUT
         match source.mode:

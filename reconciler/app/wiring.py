@@ -9,7 +9,7 @@ import secrets as randomness
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,9 +29,9 @@ from reconciler.backends.node import NodeBackend
 from reconciler.backends.node_call import NodePaths, NodeSettings
 from reconciler.backends.registry import dialect_of
 from reconciler.core.chips import chip_of_nvidia
-from reconciler.core.errors import ReconcilerError, SourceError
+from reconciler.core.errors import Problem, ReconcilerError, SourceError
 from reconciler.core.inventory import Host, Inventory, LocalHost, PlainHost, SlurmHost, TpuHost, VolcanoHost
-from reconciler.core.job import JobSpec
+from reconciler.core.job import Desired, JobSpec
 from reconciler.core.observation import Gpu
 from reconciler.core.partitions import PartitionWish, QueueView
 from reconciler.core.protocols import Announces, Backend
@@ -104,6 +104,11 @@ def find_place(settings: Settings) -> Place:
     if git_dir is None and any((above / ".git").exists() for above in (root, *root.parents)):
         # A repository that git cannot read is not a plain directory: taken for one, its files would be another source.
         raise SourceError(f"{root} lies in a git repository that git cannot read: {said}")
+    if git_dir is None and git.looks_bare(root):
+        raise SourceError(
+            f"{root} holds what looks like a repository without a working tree and may be somebody's files; nothing is read",
+            hint="If you made that repository, let its name end in .git, or name a clone of it with -C DIR.",
+        )
     has_folder = (root / MANIFESTS).is_dir()
     if not has_folder and git_dir is not None:
         # The folder may exist in the commit and not on disk (sparse checkout, bare repository).
@@ -111,7 +116,19 @@ def find_place(settings: Settings) -> Place:
     subdir = MANIFESTS if has_folder else "."
     above = prefix.count("/")
     top = root.parents[above - 1] if above else root
+    if git_dir is not None:
+        _check_git_dir(git_dir, top)
     return Place(root, subdir, git_dir, posixpath.normpath(posixpath.join(prefix or ".", subdir)), top)
+
+
+def _check_git_dir(git_dir: Path, top: Path) -> None:
+    """Raises SourceError for a git directory among the files under another name than `.git`: it would be one of them."""
+    real = git_dir.resolve()
+    if real != top and top in real.parents and ".git" not in real.relative_to(top).parts:
+        raise SourceError(
+            f"The git directory {real} lies among the files of the repository, which can be shipped",
+            hint="Let its name be .git, or move it out of the working tree: git init --separate-git-dir=DIR.",
+        )
 
 
 def trust_in(place: Place) -> Permits:
@@ -122,6 +139,7 @@ def trust_in(place: Place) -> Permits:
         Path.home(),
         parse_allowed(os.environ.get(ALLOW_VARIABLE, ""), f"${ALLOW_VARIABLE}"),
         lambda: _configured(place),
+        bare=place.git_dir is not None and git.is_bare(place.root),
     )
 
 
@@ -136,14 +154,21 @@ def _configured(place: Place) -> Allowed:
 
 
 def read_inventory(settings: Settings, place: Place) -> Inventory:
-    """The inventory in force (DESIGN section 5 gives the order). Raises ManifestError."""
+    """The inventory in force (DESIGN section 5 gives the order). Raises ManifestError, and SourceError for a state that lies in
+    the manifests' repository: whoever writes there could write what is remembered, and the runtime of the built-in host."""
+    trust, state = trust_in(place), _state_base(settings)
+    if trust.holds(state):
+        raise SourceError(
+            f"The state directory {state} lies in the manifests' repository, whose files would be taken for ours",
+            hint="Choose a directory outside of it with --state DIR or $RECONCILER_STATE, or leave both out.",
+        )
     return find_inventory(
         settings.inventory,
         env=os.environ,
         manifests_dir=place.root / place.subdir,
         home=Path.home(),
-        state_dir=_state_base(settings),
-        trust=trust_in(place),
+        state_dir=state,
+        trust=trust,
     )
 
 
@@ -163,6 +188,11 @@ def open_ports(settings: Settings) -> Iterator[Ports]:
     trust = trust_of(inventory, place)
     store = _store(settings, place, inventory, owner)
     hosts = Hosts(inventory, machines_folder(settings), owner)
+
+    def check(jobs: Iterable[Desired]) -> tuple[Problem, ...]:
+        trust.ask_again()  # each pass, so that `watch` hears of what was permitted meanwhile
+        return (*check_references(jobs, inventory), *check_trust(jobs, trust))
+
     try:
         yield Ports(
             source=ManifestSource(
@@ -182,7 +212,7 @@ def open_ports(settings: Settings) -> Iterator[Ports]:
             token=lambda: randomness.token_hex(16),
             decode=decode,
             chip_of=chip_of,
-            check=lambda jobs: (*check_references(jobs, inventory), *check_trust(jobs, trust)),
+            check=check,
             owner=owner,
             inventory_digest=inventory.digest,
             limits=inventory.limits,

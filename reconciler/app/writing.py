@@ -49,8 +49,8 @@ def write_manifest(settings: Settings, wanted: Wanted, *, commit: bool, again: b
     place = find_place(settings)
     relative = Path(place.subdir) / key.project / key.group / f"{key.name}.yaml"
     path = place.root / relative
-    if not trust_in(place).holds(path):
-        raise ReconcilerError(f"{path} lies behind a link that leads out of the repository; nothing is written")
+    if not trust_in(place).contains(path):
+        raise ReconcilerError(f"{path} lies behind a link that leads out of the repository's files; nothing is written")
     generation = 1
     if path.exists():
         if not again:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -87,7 +88,7 @@ class Login:
             words += ["--kubeconfig", self.kubeconfig]
         if self.context:
             words += ["--context", self.context]
-        return " ".join(words)
+        return shlex.join(words)
 
     @property
     def told(self) -> str:

@@ -9,6 +9,7 @@ Volcano deletes them (ttlSecondsAfterFinished); the claim keeps records and logs
 from __future__ import annotations
 
 import json
+import shlex
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -112,8 +113,10 @@ class VolcanoBackend:
         record["queue"] = {"system": "volcano"}
         order = order_of(run, facts.spec, self._site.pods, record, bundle=self._settings.paths.bundle)
         kubectl = [*self._site.kubectl, "-n", order.namespace]
-        lines = [" ".join([*kubectl, *words]) for words in (("create", "-f", "-"), ("get", "vcjob", order.name, "-w"))]
-        lines.append(" ".join([*kubectl, "logs", "-l", f"volcano.sh/job-name={order.name}", "--prefix", "-f"]))
+        lines = [
+            shlex.join([*kubectl, *words]) for words in (("create", "-f", "-"), ("get", "vcjob", order.name, "-w"))
+        ]
+        lines.append(shlex.join([*kubectl, "logs", "-l", f"volcano.sh/job-name={order.name}", "--prefix", "-f"]))
         body: dict[str, Json] = {"kubectl": list(lines), "job": dict(order.job), "record": record}
         return Submission(run, body, facts.secrets, order)
 

@@ -8,6 +8,7 @@ import sys
 from typing import Any
 
 _CODES = {"add": "32", "change": "33", "remove": "31", "faint": "2", "bold": "1", "info": "36"}
+_OURS = frozenset(f"\x1b[{code}m" for code in ("0", *_CODES.values()))
 
 
 def coloured() -> bool:
@@ -39,15 +40,16 @@ def emit(document: Any) -> None:
 
 
 def printable(text: str) -> str:
-    """Text with control characters shown, except our own colour codes, tabs and newlines."""
+    """Text with control characters shown, except our own colour codes where there are any, tabs and newlines."""
     if text.isprintable():
         return text
     kept = []
+    ours = _OURS if coloured() else frozenset[str]()
     index = 0
     while index < len(text):
         char = text[index]
         end = text.find("m", index) if char == "\x1b" else -1
-        if end > 0 and text[index + 1 : index + 2] == "[" and text[index + 2 : end].replace(";", "").isdigit():
+        if end > 0 and text[index : end + 1] in ours:
             kept.append(text[index : end + 1])
             index = end
         elif char in "\n\t" or char.isprintable():

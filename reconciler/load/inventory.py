@@ -6,6 +6,7 @@ fields and chips, paths that mean nothing on another machine. A credential's val
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from reconciler.core.inventory import (
 from reconciler.core.names import digest_of
 from reconciler.load import tpu
 from reconciler.load.directives import refusal_of
-from reconciler.load.foreign import asked_too_much
+from reconciler.load.foreign import asked_too_much, in_repository
 from reconciler.load.hosts import HOSTS, LOCAL, PATHS, cluster_of, cpus, limits_of, local_cluster
 from reconciler.load.schema import refusals
 from reconciler.load.strict_yaml import Document, read
@@ -53,13 +54,13 @@ def find_inventory(
     if asked is not None:
         return load_inventory(asked, home=home, state_dir=state_dir, trust=trust)
     beside = manifests_dir / "inventory.yaml"
-    if trust is not None and beside.is_symlink() and not trust.takes_file(str(beside)):
+    if trust is not None and os.path.lexists(beside) and not trust.takes_file(str(beside)):
         # What it leads to would be read, and quoted in messages.
         message = "a link that leads out of the repository is not read: put the file itself there, or name it with --inventory"
         raise ManifestError([Problem(str(beside), 0, message)])
     for path in (beside, home / ".reconciler.yaml", home / ".theseus.yaml"):
         if path.is_file():
-            return load_inventory(path, home=home, state_dir=state_dir, trust=trust)
+            return load_inventory(path, home=home, state_dir=state_dir, trust=trust, foreign=path == beside)
     return builtin(state_dir)
 
 
@@ -71,18 +72,27 @@ def builtin(state_dir: Path) -> Inventory:
     return Inventory({LOCAL: cluster}, {LOCAL: host}, (LOCAL,), digest=digest)
 
 
-def load_inventory(path: Path, *, home: Path, state_dir: Path, trust: Permits | None = None) -> Inventory:
-    """Read one file; with `trust`, see `find_inventory`. Raises ManifestError naming every problem in it."""
+def load_inventory(
+    path: Path, *, home: Path, state_dir: Path, trust: Permits | None = None, foreign: bool = False
+) -> Inventory:
+    """Read one file; with `trust`, see `find_inventory`. `foreign`: it was found in the manifests' repository, wherever it lies.
+    Raises ManifestError naming every problem in it."""
     try:
         data = path.read_bytes()
     except OSError as error:
         raise ManifestError([Problem(str(path), 0, f"The inventory cannot be read: {error.strerror}")]) from error
-    foreign = trust if trust is not None and trust.holds(path) else None
-    return parse_inventory(data, str(path), home=home, state_dir=state_dir, foreign=foreign)
+    foreign = trust is not None and (foreign or trust.holds(path))
+    return parse_inventory(data, str(path), home=home, state_dir=state_dir, trust=trust, foreign=foreign)
 
 
 def parse_inventory(
-    data: bytes, file: str, *, home: Path, state_dir: Path, foreign: Permits | None = None
+    data: bytes,
+    file: str,
+    *,
+    home: Path,
+    state_dir: Path,
+    trust: Permits | None = None,
+    foreign: bool = False,
 ) -> Inventory:
     """Read the text of an inventory; `foreign` for one that whoever writes the manifests has written. Raises ManifestError naming
     every problem in it."""
@@ -98,10 +108,11 @@ def parse_inventory(
         problems.extend(_refused(document))
     if not problems and isinstance(value, dict):
         problems.extend(_dangling(document, value))
-        if foreign is not None and not problems:
+        if trust is not None and not problems:
+            told = list(asked_too_much(value, Path(file).resolve().parent, trust)) if foreign else []
+            told += in_repository(value, trust)
             problems.extend(
-                Problem(file, document.line_of(where), f"{dotted(where)}: {message}")
-                for where, message in asked_too_much(value, Path(file).resolve().parent, foreign)
+                Problem(file, document.line_of(where), f"{dotted(where)}: {message}") for where, message in told
             )
     if problems or not isinstance(value, dict):
         raise ManifestError(sorted(problems))

@@ -7,6 +7,7 @@ found here.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -38,6 +39,8 @@ Wrong = tuple[tuple[str | int, ...], str]
 # Plain JSON below this point: the schema has vouched for its shape.
 _Doc = dict[str, Any]
 _DEFAULTS = cast(_Doc, DEFAULTS)
+# Of a path, with the NUL at its end, and of one name in it: limits.h of Linux.
+_PATH_BYTES, _NAME_BYTES = 4096, 255
 _BUDGETS = ("preemption", "infrastructure", "failure", "timeout", "out_of_memory", "cancelled", "same_failure")
 
 
@@ -238,8 +241,26 @@ def _contradictions_of_source(source: _Doc, wrong: list[Wrong]) -> None:
         wrong.append(
             ((*path, "dirty"), "spec.source: dirty ships the working tree, so a ref other than HEAD cannot be kept")
         )
-    if source["ref"].startswith("-"):
-        wrong.append(((*path, "ref"), "spec.source.ref: a ref cannot start with '-'"))
+    refusal = _refusal_of_ref(source["ref"])
+    if refusal:
+        wrong.append(((*path, "ref"), f"spec.source.ref: {refusal}"))
+    texts: dict[tuple[str | int, ...], str] = {
+        ("repo",): source["repo"],
+    }
+    texts.update({("files", index): file for index, file in enumerate(source["files"])})
+    wrong.extend(
+        (
+            (*path, *where),
+            f"spec.{dotted(('source', *where))}: no path of any system is like that (too long, or with a NUL)",
+        )
+        for where, text in texts.items()
+        if _is_no_path(text)
+    )
+    wrong.extend(
+        ((*path, "files", index), f"spec.source.files[{index}]: '**' stands for directories: write it between slashes")
+        for index, file in enumerate(source["files"])
+        if any("**" in part and part != "**" for part in file.split("/"))
+    )
     for index, file in enumerate(source["files"]):
         if file.startswith("/") or ".." in file.split("/"):
             wrong.append(
@@ -248,6 +269,23 @@ def _contradictions_of_source(source: _Doc, wrong: list[Wrong]) -> None:
                     f"spec.source.files[{index}]: {file!r} leaves the repository: expected a path inside it",
                 )
             )
+
+
+def _refusal_of_ref(ref: str) -> str:
+    """Why a ref may not be shipped; "" when it may. What is in branches is meant to be seen; what was put aside is not."""
+    if ref.startswith("-"):
+        return "a ref cannot start with '-'"
+    if "@{" in ref or ref.startswith(":"):
+        return "expected a branch, a tag or a commit: what refs were before, and searches, cannot be shipped"
+    name = "/".join(filter(None, re.split(r"[~^:]", ref)[0].casefold().split("/")))
+    if name == "stash" or name.endswith("refs/stash"):
+        return "what is stashed cannot be shipped (a branch of that name is refs/heads/stash)"
+    return ""
+
+
+def _is_no_path(text: str) -> bool:
+    data = text.encode("utf-8", "surrogatepass")
+    return len(data) >= _PATH_BYTES or b"\0" in data or any(len(part) > _NAME_BYTES for part in data.split(b"/"))
 
 
 # ---- types -------------------------------------------------------------------------------------------------

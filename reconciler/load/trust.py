@@ -40,7 +40,7 @@ class Permits:
     """What a repository of manifests may have of this machine.
 
     `top` is the repository's own directory, `base` the one to which paths in manifests are relative. `allowed` is what was
-    permitted so far; `more` is asked, once, only when that is not enough.
+    permitted so far; `more` is asked, once until `ask_again`, only when that is not enough.
     """
 
     top: Path
@@ -48,6 +48,8 @@ class Permits:
     home: Path
     allowed: Allowed = field(default_factory=Allowed)
     more: Callable[[], Allowed] = Allowed
+    bare: bool = False
+    """The repository has no working tree: all that lies there is git's."""
     _asked: list[Allowed] = field(default_factory=list, repr=False)
 
     def also(self, allowed: Allowed) -> Permits:
@@ -55,8 +57,14 @@ class Permits:
         return replace(self, allowed=self.allowed.and_also(allowed))
 
     def holds(self, path: Path) -> bool:
-        """Does this file or directory lie in the repository, wherever links lead?"""
-        return _is_below(_real(path), _real(self.top))
+        """Does this file or directory lie in the repository, wherever links lead? One directory may have several names (letter
+        case, mounts), so it is compared itself."""
+        real, top = _real(path), _real(self.top)
+        return _is_below(real, top) or any(_is_same(above, top) for above in (real, *real.parents))
+
+    def contains(self, path: Path) -> bool:
+        """Does it lie in the repository as a file of it: not in `.git`?"""
+        return not self.bare and _is_inside(_real(path), _real(self.top))
 
     def refusal(self, reference: SecretRef, base: Path | None = None) -> Refused | None:
         """Why the value may not be looked up; None when it may."""
@@ -78,7 +86,7 @@ class Permits:
 
     def takes_file(self, text: str, base: Path | None = None) -> bool:
         """May this file be read? One in the repository may, but nothing of `.git`, where CI keeps tokens."""
-        return _is_inside(_real(self.place_of(text, base)), _real(self.top)) or self.names_file(text, base)
+        return self.contains(self.place_of(text, base)) or self.names_file(text, base)
 
     def names_file(self, text: str, base: Path | None = None) -> bool:
         """Was this very file permitted, wherever it lies?"""
@@ -121,6 +129,10 @@ class Permits:
         if text == "~" or text.startswith("~/"):
             return self.home / text[2:]
         return (base or self.base) / text
+
+    def ask_again(self) -> None:
+        """Forget what `more` said: a permission given since counts."""
+        self._asked.clear()
 
     def _any(self, holds: Callable[[Allowed], bool]) -> bool:
         if holds(self.allowed):
@@ -216,6 +228,13 @@ def _real(path: Path) -> Path:
         return Path(os.path.realpath(path))
     except (OSError, ValueError):
         return Path(os.devnull) / "nowhere"
+
+
+def _is_same(path: Path, other: Path) -> bool:
+    try:
+        return path.samefile(other)
+    except (OSError, ValueError):
+        return False
 
 
 def _is_below(path: Path, top: Path) -> bool:

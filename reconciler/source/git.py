@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import os
 import re
+import shlex
 import subprocess
 import tarfile
 import tempfile
@@ -59,11 +60,19 @@ def argv_of(repo: Path, *arguments: str) -> list[str]:
 
 
 def is_bare(repo: Path) -> bool:
-    """Is this directory itself a repository without a working tree? Not when it lies in one that has one: there it is content."""
-    if not (repo / "HEAD").is_file() or not (repo / "objects").is_dir() or not (repo / "refs").is_dir():
-        return False
+    """Is this directory itself a repository without a working tree? Not when it lies in one that has one: there it is content. In
+    a tree without git (an unpacked archive) it may be content, too: its name has to say that it is none."""
     place = repo.absolute()
-    return not any(os.path.lexists(above / ".git") for above in (place, *place.parents))
+    return (
+        looks_bare(repo)
+        and place.name.endswith(".git")
+        and not any(os.path.lexists(above / ".git") for above in (place, *place.parents))
+    )
+
+
+def looks_bare(repo: Path) -> bool:
+    """Would git, left alone, take the files of this directory for a repository?"""
+    return (repo / "HEAD").is_file() and (repo / "objects").is_dir() and (repo / "refs").is_dir()
 
 
 def start(repo: Path, *arguments: str, env: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
@@ -186,7 +195,9 @@ def where(repo: Path, ref: str) -> tuple[str, bool]:
         raise SourceError(f"{repo} cannot be read as a git repository: {said}")
     raise SourceError(
         f"{repo} has no commit named {ref!r}",
-        hint="Commit something first." if ref == "HEAD" else f"`git -C {repo} branch -a` lists the branches.",
+        hint="Commit something first."
+        if ref == "HEAD"
+        else f"`git -C {shlex.quote(str(repo))} branch -a` lists the branches.",
     )
 
 

@@ -15,6 +15,7 @@ from reconciler.source import git
 
 # A file changed this recently may change again without a new time stamp (file systems keep seconds or ticks).
 _RACY_S = 2.0
+_UNPRINTABLE = "the name is not UTF-8, or has characters that do not print; rename the file"
 
 StatCache = dict[str, tuple[tuple[int, int, int, int], str]]
 
@@ -58,7 +59,7 @@ def read(root: Path, subdir: str, ref: str, known: SourceTree | None = None) -> 
     code, out, said = git.finish(status)
     if code != 0 and has_work_tree:
         raise SourceError(f"{root}: `git status` failed: {said}")
-    dirty = tuple(entry[3:] for entry in git.split_nul(out)) if has_work_tree else ()
+    dirty = tuple(_shown_name(entry[3:]) for entry in git.split_nul(out)) if has_work_tree else ()
     if known is not None and (known.root, known.subdir, known.commit) == (root, subdir, commit):
         return known if known.dirty == dirty else _with_dirty(known, dirty)
     tree, files, problems = _listed(root, place, commit, ref)
@@ -158,17 +159,18 @@ def _listed(
     for entry in git.split_nul(out):
         about, _, path = entry.partition("\t")
         mode, _, blob = about.split(" ")
+        shown = _shown_name(path)
         if mode == "120000":
-            problems.append(Problem(path, 0, "a symbolic link cannot be a manifest; commit the file itself"))
+            problems.append(Problem(shown, 0, "a symbolic link cannot be a manifest; commit the file itself"))
         elif mode == "160000":
-            problems.append(Problem(path, 0, "a submodule cannot hold manifests; commit the files themselves"))
-        elif not _is_text(path):
-            problems.append(Problem(_printable(path), 0, "the name is not UTF-8; rename the file"))
+            problems.append(Problem(shown, 0, "a submodule cannot hold manifests; commit the files themselves"))
+        elif shown != path:
+            problems.append(Problem(shown, 0, _UNPRINTABLE))
         else:
             files.append((path, blob))
     if not files and not problems:
-        shown = f"{place} in {ref} ({commit[:12]}) of {root}"
-        raise _empty(shown) if place == "." else _missing(shown)
+        what = f"{place} in {ref} ({commit[:12]}) of {root}"
+        raise _empty(what) if place == "." else _missing(what)
     # Order and ids of all files say all that a tree id says, and it needs no further process.
     return hashlib.sha256(out).hexdigest(), tuple(files), tuple(problems)
 
@@ -188,8 +190,9 @@ def _walk(directory: Path, relative: str, found: _Found) -> None:
         for entry in entries:
             path = entry.name if relative == "." else f"{relative}/{entry.name}"
             about = entry.stat(follow_symlinks=False)
-            if not _is_text(path):
-                found.problems.append(Problem(_printable(path), 0, "the name is not UTF-8; rename the file"))
+            shown = _shown_name(path)
+            if shown != path:
+                found.problems.append(Problem(shown, 0, _UNPRINTABLE))
             elif stat.S_ISDIR(about.st_mode):
                 if entry.name != ".git":
                     _walk(directory / entry.name, path, found)
@@ -231,16 +234,9 @@ def _with_dirty(known: SourceTree, dirty: tuple[str, ...]) -> SourceTree:
     return SourceTree(known.root, known.subdir, known.commit, known.tree, dirty, known.files, known.problems)
 
 
-def _is_text(path: str) -> bool:
-    try:
-        path.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _printable(path: str) -> str:
-    return path.encode("utf-8", "backslashreplace").decode()
+def _shown_name(path: str) -> str:
+    """The name of a file as a line of ours can hold it. A name that does not print could be taken for lines of ours."""
+    return path if path.isprintable() else ascii(path)
 
 
 def _missing(shown: str) -> SourceError:

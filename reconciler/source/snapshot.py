@@ -118,7 +118,7 @@ def listed(root: Path, patterns: Sequence[str], *, cache: Path, size_max: int = 
         if not pattern or Path(pattern).is_absolute() or ".." in parts or "\0" in pattern:
             raise ShipError(f"{pattern!r} cannot be shipped: expected a path or pattern inside {root}")
         places = root.glob(pattern) if parts else [root]
-        matched = [each for path in places for each in _below(path) if ".git" not in each.relative_to(root).parts]
+        matched = [each for path in places for each in _below(path) if not _is_gits(each.relative_to(root))]
         if not matched:
             raise ShipError(f"{pattern!r} matches no file in {root}")
         for each in matched:
@@ -282,6 +282,11 @@ def _top(repo: Path) -> Path:
     raise SourceError(f"{repo} cannot be read as a git repository: {said}")
 
 
+def _is_gits(path: Path) -> bool:
+    """Some file systems do not tell `.GIT` from `.git`."""
+    return any(part.casefold() == ".git" for part in path.parts)
+
+
 def _below(path: Path) -> Iterator[Path]:
     if path.is_symlink() or not path.is_dir():
         yield path
@@ -290,8 +295,8 @@ def _below(path: Path) -> Iterator[Path]:
         here = Path(directory)
         # Links to directories are listed among the directories and not followed.
         links = [name for name in directories if (here / name).is_symlink()]
-        directories[:] = sorted(set(directories) - set(links) - {".git"})
-        yield from (here / name for name in sorted(files + links) if name != ".git")
+        directories[:] = sorted(name for name in set(directories) - set(links) if not _is_gits(Path(name)))
+        yield from (here / name for name in sorted(files + links) if not _is_gits(Path(name)))
 
 
 def _lfs(packer: Packer) -> tuple[str, ...]:

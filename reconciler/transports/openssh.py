@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import shlex
 import stat
 import subprocess
 import tempfile
@@ -282,8 +283,7 @@ class OpenSshTransport:
 
     def master_command(self) -> str:
         """The one command with which a person makes a master connection for us."""
-        # Joined for reading and pasting; the words are an alias, options and a path of ours.
-        return " ".join(
+        return shlex.join(
             ssh_argv(
                 self._config,
                 "-M",
@@ -297,7 +297,7 @@ class OpenSshTransport:
         )
 
     def _login(self) -> str:
-        return " ".join(ssh_argv(self._config, destination(self._alias)))
+        return shlex.join(ssh_argv(self._config, destination(self._alias)))
 
     def _ask(self, *arguments: str, timeout_s: float, last: bool = True) -> subprocess.CompletedProcess[bytes]:
         tail = ("--", destination(self._alias)) if last else ()

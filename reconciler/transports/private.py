@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
+import tempfile
 from pathlib import Path
 
 
@@ -19,13 +22,33 @@ def make_private(directory: Path) -> None:
 
 
 def write_private(path: Path, text: str) -> None:
-    """Write a text file for the owner alone, from its first byte. One that is there is written anew, and closed to others: a
-    device, a pipe or what a link leads to is written as it is. Raises OSError."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        if path.is_file() and not path.is_symlink():
-            os.fchmod(descriptor, 0o600)
-        file.write(text)
+    """Write a text file for the owner alone, from its first byte. One that is there is replaced, and so is a link: whoever
+    made it may have meant another file. A device or a pipe, also behind a link, is written as it is. Raises OSError."""
+    if _is_stream(path):
+        descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+        return
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name[:64]}.", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def _is_stream(path: Path) -> bool:
+    """Is it written to, never replaced? /dev/stdout is, whatever the shell has put behind it."""
+    try:
+        about = path.stat()
+    except FileNotFoundError:
+        return False
+    if stat.S_ISDIR(about.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    parent = path.parent.resolve()
+    return not stat.S_ISREG(about.st_mode) or any(Path(top) in (parent, *parent.parents) for top in ("/dev", "/proc"))
 
 
 def touch_private(path: Path) -> None:

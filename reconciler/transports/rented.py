@@ -7,6 +7,7 @@ asked of the machine itself, once, and kept: from then on another key is refused
 
 from __future__ import annotations
 
+import ipaddress
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from pathlib import Path
 from reconciler.core.errors import Rejected, Unreachable
 from reconciler.transports.private import make_private, write_private
 from reconciler.transports.registry import TransportSettings
+from reconciler.transports.sshconfig import checked_alias
 
 SCAN_S = 15.0
 
@@ -34,9 +36,16 @@ class Login:
 def settings_for(login: Login, folder: Path, *, include: Path | None, timeout_s: float) -> TransportSettings:
     """Write what ssh needs to know below `folder`, and how to reach the machine with it. Raises Unreachable when its key has to
     be asked of it, and it does not answer; Rejected for an address that could be taken for something else."""
-    for text in (login.alias, login.address, login.user):
-        if not text or text.startswith("-") or any(c.isspace() or not c.isprintable() or c in "\"'#" for c in text):
+    # The user's own ProxyCommand may name all three, and a shell reads it. An IPv6 zone is free text.
+    for text in (login.alias, login.user):
+        if "#" in checked_alias(text):
             raise Rejected(f"{text!r} cannot stand in an ssh configuration")
+    try:
+        ipaddress.ip_address(login.address)
+    except ValueError:
+        raise Rejected(f"{login.address!r} is not an IP address") from None
+    if "%" in login.address:
+        raise Rejected(f"{login.address!r} is not the address of a machine: it has a zone")
     if any(c == '"' or not c.isprintable() for c in login.identity):
         raise Rejected(f"The key's path {login.identity!r} cannot stand in an ssh configuration")
     make_private(folder)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import shlex
 import socket
 import subprocess
 import threading
@@ -47,7 +48,7 @@ class FabricTransport:
         self._alias = alias
         self._config = config
         self._connect_timeout_s = connect_timeout_s
-        self._login = " ".join(ssh_argv(config, destination(alias)))
+        self._login = shlex.join(ssh_argv(config, destination(alias)))
         self._chain: list[Connection] = []
         # Its own log would print a traceback for every connection that fails; the errors raised here say it.
         logging.getLogger("paramiko").addHandler(logging.NullHandler())
@@ -171,7 +172,7 @@ class FabricTransport:
 
     def _open(self, hop: Endpoint, gateway: Connection | None, until: float) -> Connection:
         where = hop.alias if hop.alias == self._alias else f"{self._alias} (jump host {hop.alias})"
-        login = " ".join(ssh_argv(self._config, destination(hop.alias)))
+        login = shlex.join(ssh_argv(self._config, destination(hop.alias)))
         keys = hostkeys.known_keys(hop.key_name, hop.known_hosts)
         left = max(0.01, until - time.monotonic())
         kwargs: dict[str, Any] = {

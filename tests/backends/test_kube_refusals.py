@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 
 import pytest
 
@@ -251,3 +252,10 @@ def test_a_body_that_is_no_status_is_kept_as_words() -> None:
 
 def _found(words: str, text: str) -> bool:
     return re.search(words, text) is not None if "|" in words or ".*" in words else words in text
+
+
+@pytest.mark.parametrize("text", ["lab;id", "$(id)", "a b"])
+def test_a_command_to_paste_is_quoted(text: str) -> None:
+    words = ["kubectl", "--kubeconfig", f"/k/{text}", "--context", text]
+    assert shlex.split(Login(f"/k/{text}", text).kubectl) == words
+    assert shlex.quote(text) in Login(f"/k/{text}", text).kubectl

@@ -52,6 +52,12 @@ class Cloud(Site):
             "hosts": {name: {key: value for key, value in body.items() if value is not None}},
         }
 
+    def make(self, inventory: dict[str, Any]) -> None:
+        """One of the user's own: `endpoint` cannot be said among the manifests."""
+        super().make(inventory)
+        self.env["RECONCILER_INVENTORY"] = str(self.root / "inventory.yaml")
+        (self.repo / "manifests" / "inventory.yaml").rename(self.root / "inventory.yaml")
+
     def train(self, name: str, command: list[str] | str, **spec: Any) -> None:
         """A manifest of a job for one v4-32."""
         self.job(name, command, **{"request": {"chip": "tpu-v4", "min_chips": 16}, "grace": "1s", **spec})

@@ -10,10 +10,14 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
+from reconciler.app.converge import Reconciler
+from reconciler.app.wiring import Settings, open_ports
+from reconciler.load.trust import Permits
 from tests.security.hostile import PRIZE, World, holders
 
 pytestmark = pytest.mark.real
@@ -131,6 +135,35 @@ def files_are_listed_through_a_link(world: World) -> None:
 def files_are_globbed_through_a_link(world: World) -> None:
     (world.repo / "data").symlink_to(world.home)
     world.job(source={"mode": "files", "files": ["data/*/id*"]})
+
+
+@attack(
+    "spec.source.files[0]: '**' stands for directories", "spec.source.files[1]: no path", "spec.source.repo: no path"
+)
+def paths_are_none(world: World) -> None:
+    world.job(source={"repo": "x" * 256, "mode": "files", "files": ["**foo", "d/" * 2100]})
+
+
+@attack("'manifests/a/\\nmanifests'", "characters that do not print; rename the file")
+def a_name_passes_for_a_line_of_ours(world: World) -> None:
+    world.write("manifests/a/\nmanifests/good.yaml:1: removed\x1b[31m.yaml", "x")
+
+
+@attack("manifests/\\x1b[8mlink'", "characters that do not print")
+def a_name_of_a_link_hides(world: World) -> None:
+    (world.repo / "manifests" / "\x1b[8mlink").symlink_to("README.md")
+
+
+@attack("spec.source.ref: what is stashed cannot be shipped")
+def a_ref_is_what_was_put_aside(world: World) -> None:
+    world.write("manifests/README.md", PRIZE)
+    world.git("stash")
+    world.job(source={"ref": "refs/stash~0"})
+
+
+@attack("spec.source.ref: expected a branch, a tag or a commit: what refs were before")
+def a_ref_is_what_a_branch_was(world: World) -> None:
+    world.job(source={"ref": "HEAD@{1}"})
 
 
 @attack("spec.source.ref: a ref cannot start with '-'")
@@ -334,6 +367,29 @@ def a_kubeconfig_starts_a_program(world: World) -> None:
     world.write("manifests/inventory.yaml", world.inventory(host))
 
 
+def _tpu(world: World, **more: str) -> None:
+    host = {"type": "tpu", "zone": "z-a", "accelerator_type": "v4-8", "version": "v", **more}
+    world.write("manifests/inventory.yaml", world.inventory(host))
+
+
+@attack(
+    "manifests/inventory.yaml:", "hosts.h.ssh_key: an inventory in the manifests' repository cannot say that", "~/.ssh/"
+)
+def a_key_is_any_file_behind_a_link(world: World) -> None:
+    (world.repo / "k.pub").symlink_to(world.prize)
+    _tpu(world, ssh_key=str(world.repo / "k"))
+
+
+@attack("manifests/inventory.yaml:", "hosts.h.ssh_key: an inventory in the manifests' repository cannot say that")
+def a_key_leaves_its_directory(world: World) -> None:
+    _tpu(world, ssh_key="~/.ssh/../token")
+
+
+@attack("manifests/inventory.yaml:", "hosts.h.endpoint: an inventory in the manifests' repository cannot say that")
+def a_service_is_not_googles(world: World) -> None:
+    _tpu(world, endpoint="http://127.0.0.1:9")
+
+
 @attack("manifests/inventory.yaml:", "hosts.h.python: ", "it would be started here")
 def an_interpreter_lies_in_the_repository(world: World) -> None:
     script = world.write("python3", f'#!/bin/sh\n{world.touch()}\nexec python3 "$@"\n')
@@ -371,6 +427,16 @@ def an_inventory_permits_itself(world: World) -> None:
 def an_inventory_is_a_link(world: World) -> None:
     (world.repo / "manifests" / "inventory.yaml").unlink()
     (world.repo / "manifests" / "inventory.yaml").symlink_to(world.prize)
+
+
+@attack("is a link that leads out of")
+def an_inventory_lies_behind_a_link_to_its_directory(world: World) -> None:
+    theirs = world.home / "theirs"
+    theirs.mkdir()
+    (theirs / "inventory.yaml").write_text(f"{PRIZE}: 1\nhosts: {{h: {{type: local}}}}\n")
+    world.git("rm", "-rq", "--cached", "manifests")
+    (world.repo / "manifests").rename(world.root / "aside")
+    (world.repo / "manifests").symlink_to(theirs)
 
 
 @attack("is a link that leads out of")
@@ -451,6 +517,17 @@ def test_what_is_permitted_from_outside_is_looked_up(world: World, way: str, mon
     assert (world.root / "got").read_text() == "t-env t-file t-command\n"
 
 
+def test_a_permission_is_heard_while_watch_runs(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TEAM_KEY", "x")
+    world.job(secrets={"X": {"env": "TEAM_KEY"}})
+    world.commit()
+    with open_ports(Settings(world.repo, state=world.root / "state")) as ports:
+        seen = Reconciler(ports).look()
+        assert "TEAM_KEY of this machine is not permitted" in str(seen.state.problems)
+        world.git("config", "--add", "reconciler.allow", "{env: [TEAM_KEY]}")
+        assert not Reconciler(ports).look().state.problems
+
+
 def test_a_permission_is_no_wider_than_it_says(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(
         "RECONCILER_ALLOW", '{env: [AWS_REGION, "TEAM_*"], files: [~/public/], commands: [[sh, -c]], repos: [../code]}'
@@ -498,13 +575,134 @@ def test_a_requeue_asks_again_what_is_permitted(world: World, monkeypatch: pytes
         time.sleep(0.1)
 
 
-def test_submit_does_not_write_through_a_link(world: World) -> None:
-    (world.repo / "manifests" / "general").symlink_to(world.home)
+@pytest.mark.parametrize("target", ["../../home", "../.git"])
+def test_submit_does_not_write_through_a_link(world: World, target: str) -> None:
+    (world.repo / "manifests" / "general").symlink_to(target)
     world.commit()
     said = world("submit", "--no-commit", "new", "--", "true")
     assert said.code == 1, said
-    assert "lies behind a link that leads out of the repository" in said
+    assert "lies behind a link that leads out of the repository's files" in said
+    assert not (world.repo / ".git" / "default").exists()
     assert sorted(path.name for path in world.home.iterdir()) == [".ssh"]
+
+
+def _runtime(world: World, share: str) -> None:
+    from reconciler.app.shipping import Bundle
+
+    world.write(f"{share}/runtime/{Bundle().sha256}/bootstrap.sh", f"#!/bin/sh\n{world.touch()}\n")
+    world.job()
+    world.git("rm", "-q", "manifests/inventory.yaml")
+    world.commit()
+
+
+@pytest.mark.parametrize("name", ["jobs", "alias"])
+def test_no_runtime_is_taken_from_the_repository_whatever_the_inventory(world: World, name: str) -> None:
+    _runtime(world, "share")
+    (world.root / "alias").symlink_to(world.repo)
+    outside = world.root / "mine.yaml"
+    outside.write_text(world.inventory(cluster={"share": str(world.root / name / "share")}))
+    world.options = ["--inventory", str(outside)]
+    for verb in VERBS:
+        said = world(*verb)
+        assert not world.loot.exists(), f"{verb}: {said.out}"
+        assert "hosts.h.cluster: its share " in said, said
+        assert "choose a directory outside of it, such as ~/.local/share/reconciler" in said, said
+
+
+def test_no_state_is_taken_from_the_repository(world: World) -> None:
+    _runtime(world, ".state/local/work/.dispatch")
+    world.options = ["--state", str(world.repo / ".state")]
+    for verb in VERBS:
+        said = world(*verb)
+        assert not world.loot.exists(), f"{verb}: {said.out}"
+        assert "lies in the manifests' repository, whose files would be taken for ours" in said, said
+        assert "Choose a directory outside of it with --state DIR" in said, said
+
+
+def test_what_init_writes_is_taken_by_the_next_verb(world: World) -> None:
+    made = world.home / "reconciler"
+    world.options = ["-C", str(made)]
+    assert world("init").code == 0
+    said = world("--working-tree", "validate")
+    assert said.code == 0, said
+
+
+def test_a_directory_is_the_repository_by_any_name(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where letter case does not count, or a file system is mounted twice, names differ and the directory does not."""
+    other = world.root / "mounted"
+    other.mkdir()
+    trust = Permits(world.repo, world.repo, world.home)
+    assert not trust.holds(other / "share")
+    same = Path.samefile
+    monkeypatch.setattr(Path, "samefile", lambda one, two: same(world.repo if one == other else one, two))
+    assert trust.holds(other / "share")
+
+
+def _export(world: World) -> None:
+    """The files alone, as an archive of a release has them."""
+    (world.repo / ".git").rename(world.root / "aside")
+
+
+@pytest.mark.parametrize("source", [{"dirty": True}, {"ref": "main"}, {"mode": "rsync"}], ids=str)
+@pytest.mark.parametrize("name", ["model", "model.git"])
+def test_files_without_git_are_not_taken_for_a_repository(world: World, name: str, source: dict[str, Any]) -> None:
+    _bare(world, name)
+    world.job(source={"repo": name, **source})
+    _export(world)
+    for verb in VERBS:
+        said = world(*verb)
+        assert not world.loot.exists(), f"{verb}: {said.out}"
+    if name == "model.git":
+        assert "code is not shipped from a repository without a working tree" in said, said
+
+
+def test_files_without_git_do_not_permit_themselves(world: World) -> None:
+    world.git("init", "-q", "--bare", str(world.root / "made.git"))
+    for path in (world.root / "made.git").iterdir():
+        path.rename(world.repo / path.name)
+    config = "[core]\nrepositoryformatversion = 0\nbare = false\nworktree = .\n"
+    config += '[filter "x"]\nclean = ' + world.touch() + "; cat\n"
+    config += "[reconciler]\nallow = \"{commands: [[sh, -c, '" + world.touch() + "']], env: ['*']}\"\n"
+    world.write("config", config)
+    world.write(".gitattributes", "* filter=x\n")
+    world.job(secrets={"X": {"command": ["sh", "-c", world.touch()]}}, source={"dirty": True})
+    _export(world)
+    for verb in VERBS:
+        said = world(*verb)
+        assert said.code != 0, said
+        assert "looks like a repository without a working tree" in said, said
+        assert not world.loot.exists(), f"{verb}: {said.out}"
+
+
+def test_a_git_directory_with_another_name_is_not_shipped(world: World) -> None:
+    world.job(source={"mode": "files", "files": ["meta/config"]}, secrets={"X": {"file": "meta/config"}})
+    world.commit()
+    world.git("init", "-q", f"--separate-git-dir={world.repo / 'meta'}")
+    for verb in VERBS:
+        said = world(*verb)
+        assert said.code != 0, said
+        assert "lies among the files of the repository, which can be shipped" in said, said
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"secrets": {"X": {"file": "config"}}},
+        {"source": {"mode": "files", "files": ["config"]}},
+        {"source": {"mode": "rsync"}},
+    ],
+    ids=str,
+)
+def test_a_bare_repositorys_configuration_is_not_shipped(world: World, tmp_path: Path, spec: dict[str, Any]) -> None:
+    world.job(**spec)
+    world.commit()
+    bare = tmp_path / "bare.git"
+    world.git("clone", "-q", "--bare", ".", str(bare))
+    (bare / "config").write_text((bare / "config").read_text() + f'[http]\nextraheader = "{PRIZE}"\n')
+    world.options = ["-C", str(bare), "--inventory", str(world.repo / "manifests" / "inventory.yaml")]
+    said = world("apply", "--yes")
+    assert said.code != 0, said
+    assert "is not permitted" in said or "from a repository without a working tree" in said, said
 
 
 def test_a_bare_repository_of_manifests_is_read_where_it_is_no_content(world: World, tmp_path: Path) -> None:

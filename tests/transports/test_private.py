@@ -45,12 +45,35 @@ def test_a_file_is_the_owners_also_when_it_was_there(tmp_path: Path) -> None:
     assert mode(tmp_path / "touched") == 0o600
 
 
-def test_what_is_no_file_of_ones_own_keeps_its_mode(tmp_path: Path) -> None:
-    target = tmp_path / "target"
-    target.touch(mode=0o644)
-    (tmp_path / "link").symlink_to(target)
+@pytest.mark.parametrize("name", ["target", "not there"])
+def test_a_link_is_replaced_and_not_followed(tmp_path: Path, name: str) -> None:
+    (tmp_path / "target").write_text("theirs")
+    (tmp_path / "link").symlink_to(tmp_path / name)
     write_private(tmp_path / "link", "x")
-    assert (mode(target), target.read_text()) == (0o644, "x")
+    assert not (tmp_path / "link").is_symlink()
+    assert (mode(tmp_path / "link"), (tmp_path / "link").read_text()) == (0o600, "x")
+    assert {path.name for path in tmp_path.iterdir()} == {"target", "link"}
+    assert (tmp_path / "target").read_text() == "theirs"
+
+
+def test_a_directory_is_not_replaced(tmp_path: Path) -> None:
+    with pytest.raises(IsADirectoryError):
+        write_private(tmp_path, "x")
+
+
+def test_a_stream_behind_a_link_is_written(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    write_private(tmp_path / "link", "x")
+    assert os.read(reader, 10) == b"x"
+    os.close(reader)
+    with (tmp_path / "out").open("w") as file:
+        write_private(Path(f"/dev/fd/{file.fileno()}"), "y")
+    assert (tmp_path / "out").read_text() == "y"
+
+
+def test_what_is_no_file_keeps_its_mode() -> None:
     before = mode(Path(os.devnull))
     write_private(Path(os.devnull), "x")
     assert mode(Path(os.devnull)) == before
