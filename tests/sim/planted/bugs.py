@@ -125,7 +125,12 @@ BUGS: dict[str, Bug] = {
     "an old answer is believed": Bug(
         "what contradicts our memory is not asked for again",
         CONVERGE,
-        (("        if again:\n            self.distrust(again)", "        if False:\n            self.distrust(again)"),),
+        (
+            (
+                "        if again:\n            self.distrust(again)",
+                "        if False:\n            self.distrust(again)",
+            ),
+        ),
     ),
     # --- what a look proves
     "absence is read from a look that failed": Bug(
