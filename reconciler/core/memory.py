@@ -4,7 +4,8 @@ lines gives the same value, which is how it is tested and how it is repaired."""
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
+from operator import attrgetter
 
 from reconciler.core.cause import Cause
 from reconciler.core.cooling import strike
@@ -93,21 +94,20 @@ class Memory:
     @property
     def blank(self) -> bool:
         """Nothing worth keeping is known."""
-        return self == Memory(
-            self.job,
-            attempt=self.attempt,
-            refused=self.refused,
-            cost=self.cost,
-            billed=self.billed,
-            dry=self.dry,
-            strikes=self.strikes,
-        )
+        return _worth_keeping(self) == _NOTHING
 
     @property
     def stalled(self) -> bool:
         """Given up because it failed alike again and again, until a person says otherwise."""
         failed = self.tombstone is not None and self.tombstone.phase is Phase.FAILED
         return failed and self.series is not None and self.series.stalled
+
+
+# What a forgotten job may still have: its number, what it cost, and what its hosts did to it. Of all else, what is not as in a
+# new memory is worth keeping. By one getter, because over years most memories are of forgotten jobs, and each pass asks.
+_KEPT_ANYWAY = frozenset({"job", "attempt", "refused", "cost", "billed", "dry", "strikes"})
+_worth_keeping = attrgetter(*(item.name for item in fields(Memory) if item.name not in _KEPT_ANYWAY))
+_NOTHING = _worth_keeping(Memory(JobKey("", "", "")))
 
 
 # --- journal lines ----------------------------------------------------------------------------------------------------

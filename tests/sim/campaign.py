@@ -318,6 +318,11 @@ def forget_bundle(world: SimWorld, rng: random.Random, name: str) -> None:
         endpoint.installed = False
 
 
+def clock_jump(world: SimWorld, rng: random.Random, name: str) -> None:
+    """The machine's clock is set, forward or back."""
+    world.clock.at += rng.choice([-1800.0, -300.0, -20.0, 600.0, 7200.0])
+
+
 def lid(world: SimWorld, rng: random.Random, name: str) -> None:
     """Nobody looks for longer than a scheduler remembers."""
     world.clock.sleep(rng.choice([200.0, 400.0, 1000.0]))
@@ -348,3 +353,4 @@ DEEDS: tuple[Deed, ...] = (
 WIRE_DEEDS: tuple[Deed, ...] = (silence_history, silence_history, forget_bundle, lid, forget)
 MEMORY = Climate("memory")
 WIRE = Climate("wire", wire=True, deeds=WIRE_DEEDS, waits_s=(0.0, 10.0, 300.0, 900.0))
+CLOCK = Climate("clock", deeds=(clock_jump, clock_jump, clock_jump))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.emulators.tpu.emulator import have_library
-from tests.sim.campaign import WIRE, storm
+from tests.sim.campaign import CLOCK, WIRE, storm
 from tests.sim.differential import from_nothing, squashed, there_and_back
 from tests.sim.world import SimWorld
 
@@ -24,6 +24,11 @@ class Kind:
 def wire(seed: int, directory: Path) -> SimWorld:
     """A storm in which the real adapters of nodes and Slurm speak to the machines, in bytes."""
     return storm(seed, directory, WIRE)
+
+
+def clock(seed: int, directory: Path) -> SimWorld:
+    """A storm in which the clock is set now and then."""
+    return storm(seed, directory, CLOCK)
 
 
 def tpu(seed: int, directory: Path) -> SimWorld:
@@ -43,6 +48,7 @@ def volcano(seed: int, directory: Path) -> SimWorld:
 KINDS: dict[str, Kind] = {
     "storm": Kind(storm, 1),
     "wire": Kind(wire),
+    "clock": Kind(clock),
     "tpu": Kind(tpu, 25, "" if have_library() else "google-cloud-tpu is not installed"),
     "volcano": Kind(volcano, 25),
     "squashed": Kind(squashed),

@@ -8,13 +8,17 @@ from pathlib import Path
 import pytest
 
 from tests.emulators.tpu.emulator import GET_LIBRARY, have_library
-from tests.sim.campaign import WIRE, Climate, storm
+from tests.sim.campaign import CLOCK, WIRE, Climate, storm
 
 TPU_SEEDS, VOLCANO_SEEDS, WIRE_SEEDS = range(12), range(6), range(40)
 
 
 def wire(folder: Path) -> Climate:
     return WIRE
+
+
+def clock(folder: Path) -> Climate:
+    return CLOCK
 
 
 def tpu(folder: Path) -> Climate:
@@ -31,6 +35,7 @@ def gangs(folder: Path) -> Climate:
 
 SOME_TPU = pytest.mark.skipif(not have_library(), reason=GET_LIBRARY)
 KINDS = [
+    pytest.param("clock", clock, range(15), {"Ended", "BackingOff", "LaunchUnsettled"}, id="clock"),
     pytest.param(
         "wire", wire, WIRE_SEEDS, {"Ended", "Unsettled", "StopUnsettled", "StrayAttempt", "Refused"}, id="wire"
     ),
