@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import signal
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -22,7 +24,16 @@ def folder(site: Site) -> Path:
 
 def ended(site: Site) -> bool:
     found = list(folder(site).rglob("metadata.json"))
-    return len(found) == len(NAMES) and all(json.loads(path.read_text())["status"] == "completed" for path in found)
+    done = all(json.loads(path.read_text())["status"] == "completed" for path in found)
+    supervisors = [json.loads(path.read_text())["pid"] for path in folder(site).rglob("started")]
+    return len(found) == len(NAMES) and done and not any(Path(f"/proc/{pid}").exists() for pid in supervisors)
+
+
+def until(site: Site, holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + site.wait_s
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 @pytest.fixture
@@ -32,11 +43,7 @@ def vanished(site: Site) -> Path:
         site.job(name, ["sleep", "2"])
     site.commit()
     assert site("apply", "--yes").code == 0
-    deadline = time.monotonic() + site.wait_s
-    while not ended(site):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-    time.sleep(0.5)  # the supervisors are gone too
+    until(site, lambda: ended(site))
     away = site.root / "away"
     folder(site).rename(away)
     return away
@@ -100,11 +107,22 @@ def test_a_persons_word_that_they_are_lost_starts_them_anew_also_from_a_saved_pl
 
 def test_watch_says_the_alarm_once_and_goes_on_when_they_are_back(site: Site, vanished: Path):
     process = site.start("watch", "--interval", "0.2", "--idle", "0.2")
-    time.sleep(3)
-    vanished.rename(folder(site))
-    time.sleep(3)
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=30)
+    assert process.stdout is not None
+    said: list[str] = []
+    heard = threading.Thread(target=said.extend, args=(iter(process.stdout.readline, ""),))
+    heard.start()
+    try:
+        until(site, lambda: "! alarm" in "".join(said))
+        site.status()  # takes several passes of the watch: what would be said again, is
+        vanished.rename(folder(site))
+        until(site, lambda: all(f"general/default/{name}: Succeeded" in "".join(said) for name in NAMES))
+        process.send_signal(signal.SIGINT)
+        process.wait(timeout=site.wait_s)
+    finally:
+        process.kill()
+        heard.join()
+        _, err = process.communicate()
+    out = "".join(said)
     assert out.count("! alarm") == 1, out + err
     assert "the alarm is over" in out
     for name in NAMES:
